@@ -1,0 +1,142 @@
+"""What can go wrong, as one tree: the docstring of a leaf is its default message.
+
+Each class carries a stable ``code`` that the HTTP API, the database and the command line show unchanged.
+"""
+
+from typing import ClassVar
+
+
+class SslmemError(Exception):
+    """Something about the input keeps this from being evaluated."""
+
+    code: ClassVar[str] = "error"
+
+    def __init__(self, detail: str | None = None) -> None:
+        self.detail = detail or (type(self).__doc__ or "").strip()
+        super().__init__(self.detail)
+
+
+# Checkpoints and encoders
+
+
+class CheckpointError(SslmemError):
+    """The checkpoint cannot be used."""
+
+    code = "checkpoint-error"
+
+
+class UnreadableCheckpoint(CheckpointError):
+    """The file is neither a safetensors file nor a torch file, or it is damaged."""
+
+    code = "checkpoint-unreadable"
+
+
+class UnsafeCheckpoint(CheckpointError):
+    """Reading the file inertly would exceed the limits of memory or time."""
+
+    code = "checkpoint-unsafe"
+
+
+class UnknownArchitecture(CheckpointError):
+    """The architecture is known neither to torchvision nor to timm."""
+
+    code = "architecture-unknown"
+
+
+class StateDictMismatch(CheckpointError):
+    """The entries of the checkpoint are not those of the architecture."""
+
+    code = "state-dict-mismatch"
+
+
+class AmbiguousCheckpoint(CheckpointError):
+    """The checkpoint holds several encoders; which one is meant must be said."""
+
+    code = "checkpoint-ambiguous"
+
+
+# Datasets and roles
+
+
+class DatasetError(SslmemError):
+    """The dataset cannot be used."""
+
+    code = "dataset-error"
+
+
+class UnreadableDataset(DatasetError):
+    """The dataset is neither a folder nor a zip archive of images."""
+
+    code = "dataset-unreadable"
+
+
+class EmptyDataset(DatasetError):
+    """The dataset holds no image files."""
+
+    code = "dataset-empty"
+
+
+class UnsafeArchive(DatasetError):
+    """The archive goes beyond its limits or points outside itself."""
+
+    code = "archive-unsafe"
+
+
+class UndecodableImage(DatasetError):
+    """The image cannot be decoded."""
+
+    code = "image-undecodable"
+
+
+class RolesError(DatasetError):
+    """The table of roles is not usable with this dataset."""
+
+    code = "roles-invalid"
+
+
+# Specs and scoring
+
+
+class SpecError(SslmemError):
+    """The score spec is not usable."""
+
+    code = "spec-invalid"
+
+
+class RecipeError(SpecError):
+    """The recipe of augmentations is not usable."""
+
+    code = "recipe-invalid"
+
+
+class ScoringError(SslmemError):
+    """The scores cannot be computed."""
+
+    code = "scoring-error"
+
+
+class NonFiniteRepresentation(ScoringError):
+    """The encoder returns representations that are not finite."""
+
+    code = "representation-not-finite"
+
+
+class DeviceUnavailable(ScoringError):
+    """The requested device is not present on this machine."""
+
+    code = "device-unavailable"
+
+
+# The service, as its clients see it
+
+
+class ServiceUnreachable(SslmemError):
+    """The service does not answer."""
+
+    code = "service-unreachable"
+
+
+class RequestRefused(SslmemError):
+    """The service refused the request."""
+
+    code = "request-refused"
