@@ -196,9 +196,7 @@ class Recipe(BaseModel):
                 f"the recipe crops to {self.size} pixels but the input size of the encoders is {size}; "
                 "expected the same, or a recipe without a size"
             )
-        steps = [
-            s.model_copy(update={"size": size}) if isinstance(s, RandomResizedCrop) else s for s in self.steps
-        ]
+        steps = [s.model_copy(update={"size": size}) if isinstance(s, RandomResizedCrop) else s for s in self.steps]
         return self.model_copy(update={"steps": tuple(steps)})
 
     def as_list(self) -> list[dict[str, dict[str, Any]]]:

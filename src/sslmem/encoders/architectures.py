@@ -1,0 +1,108 @@
+"""Builds encoders by the name of their architecture, without pretrained weights and without a classifier."""
+
+from collections.abc import Callable, Mapping
+
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from sslmem.errors import UnknownArchitecture
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+# Widths and depths of residual networks show in the shapes of their weights, so these need not be named.
+INFERABLE = (
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+)
+DEFAULT_INPUT_SIZE = 224
+SMALL_STEM_INPUT_SIZE = 32
+
+
+def build(architecture: str, shapes: Shapes, input_size: int | None) -> tuple[nn.Module, int, list[str]]:
+    """Builds the module that ``shapes`` belong to, with random weights.
+
+    Args:
+        architecture: a name that torchvision or timm knows; torchvision goes first, a prefix ``timm/`` or
+            ``torchvision/`` decides.
+        shapes: of the checkpoint's entries, without prefix: the 3x3 stem of a ResNet and the patch and input
+            size of a ViT show there.
+        input_size: side of the input in pixels, if known.
+
+    Returns:
+        The module, the input size, and what was inferred, as sentences.
+
+    Raises:
+        UnknownArchitecture: neither library knows the name.
+    """
+    library, _, name = architecture.rpartition("/")
+    if library not in ("", "timm", "torchvision"):
+        raise UnknownArchitecture(
+            f"expected a name such as resnet18, torchvision/NAME or timm/NAME; found {architecture}"
+        )
+    if library != "timm" and name in torchvision.models.list_models(module=torchvision.models):
+        module = _torchvision(name)
+        notes: list[str] = []
+    elif library != "torchvision" and timm.is_model(name):
+        module, notes = _timm(name, shapes, input_size)
+    else:
+        raise UnknownArchitecture(
+            f"the architecture {architecture!r} is known to neither torchvision nor timm; names look like "
+            "resnet18, resnet50 or vit_tiny_patch16_224"
+        )
+    small_stem = _fit_stem(module, shapes)
+    notes += small_stem
+    size = input_size or _own_input_size(module) or (SMALL_STEM_INPUT_SIZE if small_stem else DEFAULT_INPUT_SIZE)
+    if input_size is None:
+        notes.append(f"input size {size}, the default of the architecture: say it if views were of another size")
+    return module, size, notes
+
+
+def infer(shapes: Callable[[nn.Module], str | None]) -> str | None:
+    """Returns the one inferable architecture for which ``shapes(module)`` finds no fault, if there is just one."""
+    with torch.device("meta"):
+        fitting = [name for name in INFERABLE if shapes(_torchvision(name)) is None]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _torchvision(name: str) -> nn.Module:
+    module: nn.Module = torchvision.models.get_model(name, weights=None)
+    # The classifier is the last linear layer; what stands before it (a norm, say) belongs to the encoder.
+    linears = [path for path, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+    if linears and linears[-1].split(".")[0] in ("fc", "classifier", "heads", "head"):
+        module.set_submodule(linears[-1], nn.Identity())
+    return module
+
+
+def _timm(name: str, shapes: Shapes, input_size: int | None) -> tuple[nn.Module, list[str]]:
+    options: dict[str, int] = {}
+    notes = []
+    patch = shapes.get("patch_embed.proj.weight")
+    if patch is not None and "pos_embed" in shapes and len(patch) == 4:
+        tokens = shapes["pos_embed"][-2]
+        side = int(tokens**0.5)  # a class token or registers are fewer than a further row of patches
+        options = {"patch_size": patch[-1], "img_size": input_size or side * patch[-1]}
+        notes.append(f"patches of {patch[-1]} pixels, from the shape of patch_embed.proj.weight")
+    return timm.create_model(name, pretrained=False, num_classes=0, **options), notes
+
+
+def _own_input_size(module: nn.Module) -> int | None:
+    embed = getattr(module, "patch_embed", None)
+    size = getattr(embed, "img_size", None) or getattr(module, "image_size", None)
+    return size[0] if isinstance(size, tuple) else size if isinstance(size, int) else None
+
+
+def _fit_stem(module: nn.Module, shapes: Shapes) -> list[str]:
+    """Gives a ResNet the CIFAR stem when the checkpoint's first convolution is 3x3 and the module's is larger."""
+    stem, found = getattr(module, "conv1", None), shapes.get("conv1.weight", ())
+    if not isinstance(stem, nn.Conv2d) or found[-2:] != (3, 3) or stem.kernel_size == (3, 3):
+        return []
+    module.conv1 = nn.Conv2d(found[1], found[0], kernel_size=3, stride=1, padding=1, bias=False)
+    module.maxpool = nn.Identity()
+    return ["CIFAR stem: 3x3 convolution with stride 1 and padding 1, no max-pooling (conv1.weight is 3x3)"]

@@ -1,0 +1,103 @@
+"""Converts an untrusted checkpoint to plain safetensors in a subprocess that can do no harm."""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from sslmem.encoders import inert
+from sslmem.errors import CheckpointError, UnreadableCheckpoint, UnsafeCheckpoint
+
+GIB = 2**30
+WALL_SECONDS = 600
+
+
+class CheckpointContents(BaseModel):
+    """What a checkpoint file held.
+
+    Attributes:
+        container: kind of file.
+        place: whether the state dict was the whole file or under its key ``state_dict``.
+        entries: number of tensors in it.
+        not_tensors: names of entries of the state dict that are no tensors and were left out.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    container: Literal["safetensors", "torch zip", "torch legacy"]
+    place: Literal["root", "state_dict"]
+    entries: int
+    not_tensors: list[str]
+
+
+def convert_checkpoint(source: Path, destination: Path) -> CheckpointContents:
+    """Writes the tensors of a checkpoint's state dict to a safetensors file; nothing in it is ever executed.
+
+    Args:
+        source: a safetensors file, or a torch file with a state dict, bare or under the key ``state_dict``.
+        destination: the safetensors file to write.
+
+    Raises:
+        UnreadableCheckpoint: it is something else, or damaged.
+        UnsafeCheckpoint: reading it exceeds the limits of memory, time or size.
+    """
+    if not source.is_file():
+        raise UnreadableCheckpoint(f"expected a checkpoint file; there is none at {source}")
+    size = source.stat().st_size
+    script = str(Path(inert.__file__))
+    try:
+        # -I: isolated from environment, user packages and the working directory.
+        run = subprocess.run(  # noqa: S603  our own script, arguments are paths
+            [sys.executable, "-I", script, str(source), str(destination)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=WALL_SECONDS,
+            check=False,
+            env={"OPENBLAS_NUM_THREADS": "1", "LANG": "C.UTF-8"},
+            preexec_fn=lambda: _limit(size),  # sets limits only, touches no lock
+        )
+    except subprocess.TimeoutExpired as error:
+        destination.unlink(missing_ok=True)
+        raise UnsafeCheckpoint(f"reading {source.name} took more than {WALL_SECONDS} seconds") from error
+    answer = _answer(run, source)
+    if "code" in answer:
+        destination.unlink(missing_ok=True)
+        raise _error(answer["code"])(f"{source.name}: {answer['detail']}")
+    contents = CheckpointContents.model_validate(answer)
+    if contents.container == "safetensors":
+        shutil.copyfile(source, destination)
+    return contents
+
+
+def _limit(size: int) -> None:
+    """Bounds the subprocess: address space, processor time, the size of what it writes, open files."""
+    os.setsid()
+    resource.setrlimit(resource.RLIMIT_AS, (2 * GIB + 3 * size,) * 2)
+    resource.setrlimit(resource.RLIMIT_CPU, (60 + size // (20 * 2**20),) * 2)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4 * size + 128 * 2**20,) * 2)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _answer(run: subprocess.CompletedProcess[bytes], source: Path) -> dict[str, str]:
+    try:
+        answer = json.loads(run.stdout[: 64 * 2**20])
+    except ValueError:
+        why = f"signal {-run.returncode}" if run.returncode < 0 else f"status {run.returncode}"
+        return {
+            "code": "checkpoint-unsafe",
+            "detail": f"its reader was stopped by the limits set for it ({why})",
+        }
+    if not isinstance(answer, dict):
+        raise UnreadableCheckpoint(f"{source.name} is damaged")
+    return answer
+
+
+def _error(code: str) -> type[CheckpointError]:
+    return UnsafeCheckpoint if code == UnsafeCheckpoint.code else UnreadableCheckpoint

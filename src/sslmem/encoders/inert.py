@@ -1,0 +1,337 @@
+"""Reads an untrusted checkpoint without executing anything in it, and writes its tensors as safetensors.
+
+Runs as a script in a subprocess whose memory, time and files are limited (see ``sslmem.encoders.convert``); it
+needs the standard library and numpy alone. A torch file is a pickle program; here every global that the program
+asks for resolves to a recorder in this file, so that the program can build containers and nothing else.
+"""
+
+import json
+import math
+import pickle
+import struct
+import sys
+import zipfile
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, BinaryIO, Protocol
+
+import numpy as np
+
+# torch storage class -> (safetensors name, bytes per element)
+STORAGES = {
+    "DoubleStorage": ("F64", 8),
+    "FloatStorage": ("F32", 4),
+    "HalfStorage": ("F16", 2),
+    "BFloat16Storage": ("BF16", 2),
+    "LongStorage": ("I64", 8),
+    "IntStorage": ("I32", 4),
+    "ShortStorage": ("I16", 2),
+    "CharStorage": ("I8", 1),
+    "ByteStorage": ("U8", 1),
+    "BoolStorage": ("BOOL", 1),
+}
+MAX_HEADER = 100 * 2**20
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+
+
+class Refused(Exception):
+    """What is wrong with the file, as (code, sentence)."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code, self.detail = code, detail
+
+
+@dataclass
+class Storage:
+    """A block of elements named by the pickle program; its bytes lie elsewhere in the file."""
+
+    dtype: str
+    item_size: int
+    key: str
+    num_elements: int
+
+
+@dataclass
+class TensorRef:
+    """A strided window on a storage."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+class Inert:
+    """Stands for any object of a class that is not known: takes everything, does nothing."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
+
+    def __call__(self, *_args: object, **_kwargs: object) -> "Inert":
+        """Gives another object that does nothing."""
+        return Inert()
+
+    def __setstate__(self, state: object) -> None: ...
+
+    def __setitem__(self, key: object, value: object) -> None: ...
+
+    def append(self, item: object) -> None:
+        """Ignores an item of an unknown list."""
+
+    def extend(self, items: object) -> None:
+        """Ignores items of an unknown list."""
+
+    def add(self, item: object) -> None:
+        """Ignores an item of an unknown set."""
+
+
+@dataclass(frozen=True)
+class StorageType:
+    """Stands for a class such as ``torch.FloatStorage``."""
+
+    name: str
+
+
+def _naturals(value: object) -> tuple[int, ...]:
+    if not isinstance(value, (tuple, list)) or not all(type(v) is int and v >= 0 for v in value):
+        raise Refused("checkpoint-unreadable", "a tensor's shape or strides are no natural numbers")
+    return tuple(value)
+
+
+def rebuild_tensor(storage: object, offset: object, shape: object, strides: object, *_: object) -> TensorRef:
+    """Records what ``torch._utils._rebuild_tensor_v2`` would build."""
+    if not isinstance(storage, Storage) or type(offset) is not int or offset < 0:
+        raise Refused("checkpoint-unreadable", "a tensor without a storage")
+    sizes, steps = _naturals(shape), _naturals(strides)
+    last = offset + sum((n - 1) * s for n, s in zip(sizes, steps, strict=True))
+    if 0 not in sizes and last >= storage.num_elements:
+        raise Refused("checkpoint-unsafe", "a tensor reaches beyond its storage")
+    return TensorRef(storage, offset, sizes, steps)
+
+
+def rebuild_parameter(data: object, *_: object) -> object:
+    """A parameter is its tensor."""
+    return data
+
+
+class InertUnpickler(pickle.Unpickler):
+    """Resolves globals to recorders; imports nothing, calls nothing but what stands in this file."""
+
+    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401
+        """Returns the recorder for a global."""
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if module == "torch._utils" and name == "_rebuild_tensor_v2":
+            return rebuild_tensor
+        if module == "torch._utils" and name in ("_rebuild_parameter", "_rebuild_parameter_with_state"):
+            return rebuild_parameter
+        if module in ("torch", "torch.storage") and name.endswith("Storage"):
+            return StorageType(name)
+        if (module, name) == ("torch", "Size"):
+            return tuple
+        return Inert
+
+    def persistent_load(self, pid: Any) -> Any:  # noqa: ANN401
+        """Returns the storage that a persistent id names: ("storage", type, key, device, number of elements)."""
+        if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
+            raise Refused("checkpoint-unreadable", "an unknown kind of persistent object")
+        _, kind, key, _, count = pid[:5]
+        if not isinstance(kind, StorageType) or kind.name not in STORAGES:
+            raise Refused("checkpoint-unreadable", f"tensors of the kind {getattr(kind, 'name', kind)} are not read")
+        if not isinstance(key, str) or type(count) is not int or count < 0:
+            raise Refused("checkpoint-unreadable", "a storage without a name or size")
+        dtype, item_size = STORAGES[kind.name]
+        return Storage(dtype, item_size, key, count)
+
+
+class Source(Protocol):
+    """Where the bytes of storages come from."""
+
+    def read(self, storage: Storage) -> bytes:
+        """Returns exactly the bytes of a storage."""
+
+
+class ZipSource:
+    """The archive that ``torch.save`` writes since 1.6: ``*/data.pkl`` and ``*/data/KEY``."""
+
+    def __init__(self, path: Path) -> None:
+        self.archive = zipfile.ZipFile(path)
+        names = [name for name in self.archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
+        if len(names) != 1:
+            raise Refused("checkpoint-unreadable", "a zip archive without data.pkl; expected what torch.save writes")
+        self.prefix = names[0][: -len("data.pkl")]
+        names = self.archive.namelist()
+        if f"{self.prefix}constants.pkl" in names:
+            raise Refused("checkpoint-unreadable", "a TorchScript archive; expected a state dict saved by torch.save")
+        byteorder = f"{self.prefix}byteorder"
+        if byteorder in names and self.archive.read(byteorder).strip() != b"little":
+            raise Refused("checkpoint-unreadable", "tensors in big-endian byte order; expected little-endian")
+
+    def root(self) -> object:
+        """Runs the pickle program inertly."""
+        with self.archive.open(f"{self.prefix}data.pkl") as file:
+            return InertUnpickler(file).load()
+
+    def read(self, storage: Storage) -> bytes:
+        """Returns exactly the bytes of a storage."""
+        info = self.archive.getinfo(f"{self.prefix}data/{storage.key}")
+        if info.file_size != storage.num_elements * storage.item_size:
+            raise Refused("checkpoint-unsafe", f"storage {storage.key} is not as large as the file says")
+        return self.archive.read(info)
+
+
+class LegacySource:
+    """The older single stream: magic, protocol, system, object, storage keys, then raw storages."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        magic = InertUnpickler(file).load()
+        if magic != LEGACY_MAGIC:
+            raise Refused("checkpoint-unreadable", "a pickle that torch.save did not write")
+        for _ in ("protocol", "system"):
+            InertUnpickler(file).load()
+        self.object = InertUnpickler(file).load()
+        keys = InertUnpickler(file).load()
+        self.keys = keys if isinstance(keys, list) else []
+        self.places: dict[str, int] = {}
+
+    def root(self) -> object:
+        """What the pickle program built."""
+        return self.object
+
+    def locate(self, storages: dict[str, Storage]) -> None:
+        """Finds where each storage begins; they follow each other, each after its element count."""
+        for key in self.keys:
+            if key not in storages:
+                raise Refused("checkpoint-unreadable", f"storage {key!r} is of no known tensor")
+            (count,) = struct.unpack("<q", self.file.read(8))
+            if count != storages[key].num_elements:
+                raise Refused("checkpoint-unsafe", f"storage {key} is not as large as the file says")
+            self.places[key] = self.file.tell()
+            self.file.seek(count * storages[key].item_size, 1)
+
+    def read(self, storage: Storage) -> bytes:
+        """Returns exactly the bytes of a storage."""
+        self.file.seek(self.places[storage.key])
+        data = self.file.read(storage.num_elements * storage.item_size)
+        if len(data) != storage.num_elements * storage.item_size:
+            raise Refused("checkpoint-unreadable", "the file ends in the middle of a tensor")
+        return data
+
+
+def state_dict(root: object) -> tuple[str, dict[str, TensorRef], list[str]]:
+    """Finds the state dict: the mapping itself or its entry ``state_dict``.
+
+    Returns:
+        Where it was (``root`` or ``state_dict``), its tensors, and the names of entries that are no tensors.
+    """
+    if not isinstance(root, dict):
+        raise Refused(
+            "checkpoint-unreadable",
+            f"expected a state dict, bare or under the key state_dict; found an object of another kind "
+            f"({'a pickled module or class' if isinstance(root, Inert) else type(root).__name__}): "
+            "save encoder.state_dict() instead",
+        )
+    place, entries = "root", root
+    if isinstance(root.get("state_dict"), dict):
+        place, entries = "state_dict", root["state_dict"]
+    tensors = {k: v for k, v in entries.items() if isinstance(k, str) and isinstance(v, TensorRef)}
+    if not tensors:
+        raise Refused(
+            "checkpoint-unreadable",
+            "expected a state dict, bare or under the key state_dict; found a mapping with the keys "
+            + ", ".join(sorted(str(key)[:60] for key in list(root)[:12])),
+        )
+    return place, tensors, sorted(str(k)[:200] for k in entries if k not in tensors)
+
+
+def contiguous(data: bytes, ref: TensorRef) -> bytes:
+    """Returns the elements of a tensor in row-major order."""
+    elements = np.frombuffer(data, dtype=f"V{ref.storage.item_size}")[ref.offset :]
+    strides = tuple(step * ref.storage.item_size for step in ref.strides)
+    return np.lib.stride_tricks.as_strided(elements, ref.shape, strides, writeable=False).tobytes()
+
+
+def write_safetensors(tensors: dict[str, TensorRef], source: Source, out: IO[bytes]) -> None:
+    """Writes the tensors one by one, so that memory holds one storage at a time."""
+    header: dict[str, Any] = {}
+    position = 0
+    for name, ref in tensors.items():
+        end = position + math.prod(ref.shape) * ref.storage.item_size
+        header[name] = {"dtype": ref.storage.dtype, "shape": ref.shape, "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    out.write(struct.pack("<Q", len(text)) + text)
+    for ref in tensors.values():
+        out.write(contiguous(source.read(ref.storage), ref) if math.prod(ref.shape) else b"")
+
+
+def check_safetensors(path: Path) -> list[str]:
+    """Checks a safetensors file's header against its length; returns the names of its tensors."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        if length > min(MAX_HEADER, size - 8):
+            raise Refused("checkpoint-unreadable", "the safetensors header is longer than the file")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    ends = [entry["data_offsets"][1] for entry in header.values()]
+    if max(ends, default=0) != size - 8 - length:
+        raise Refused("checkpoint-unreadable", "the safetensors file is truncated or has bytes at its end")
+    return list(header)
+
+
+def read_torch(path: Path, destination: Path) -> dict[str, Any]:
+    """Converts a torch file and says what it found."""
+    with path.open("rb") as file:
+        source: ZipSource | LegacySource
+        if zipfile.is_zipfile(path):
+            source, container = ZipSource(path), "torch zip"
+        else:
+            source, container = LegacySource(file), "torch legacy"
+        place, tensors, others = state_dict(source.root())
+        if isinstance(source, LegacySource):
+            source.locate({ref.storage.key: ref.storage for ref in tensors.values()})
+        total = sum(math.prod(ref.shape) * ref.storage.item_size for ref in tensors.values())
+        if total > 4 * path.stat().st_size + 2**20:
+            raise Refused("checkpoint-unsafe", f"the tensors would unfold to {total} bytes, far more than the file has")
+        with destination.open("wb") as out:
+            write_safetensors(tensors, source, out)
+    return {"container": container, "place": place, "entries": len(tensors), "not_tensors": others}
+
+
+def convert(path: Path, destination: Path) -> dict[str, Any]:
+    """Converts a checkpoint of either kind; a safetensors file is checked and linked or copied by the caller."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    if len(head) == 9 and head[8:9] == b"{" and not head.startswith(b"PK"):
+        names = check_safetensors(path)
+        return {"container": "safetensors", "place": "root", "entries": len(names), "not_tensors": []}
+    if not head.startswith((b"PK", b"\x80")):
+        raise Refused("checkpoint-unreadable", f"expected a safetensors or torch file; it begins with {head!r}")
+    return read_torch(path, destination)
+
+
+def main() -> None:
+    """Prints one JSON object: what was found, or the code and sentence of a refusal."""
+    try:
+        answer = convert(Path(sys.argv[1]), Path(sys.argv[2]))
+    except Refused as refusal:
+        answer = {"code": refusal.code, "detail": refusal.detail}
+    except MemoryError:
+        answer = {
+            "code": "checkpoint-unsafe",
+            "detail": "reading the file needs more memory than it may take",
+        }
+    except Exception as error:  # noqa: BLE001  a hostile file can make the reader fail in any way
+        answer = {
+            "code": "checkpoint-unreadable",
+            "detail": f"the file is damaged ({type(error).__name__}: {error})",
+        }
+    json.dump(answer, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
