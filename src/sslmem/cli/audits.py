@@ -1,0 +1,143 @@
+"""``sslmem audits``: request, follow, show, cancel and delete audits."""
+
+import json as jsonlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sslmem.cli.connection import Token, Url, connect
+from sslmem.cli.options import load_recipe, samples_progress, stderr
+from sslmem.cli.tables import print_resources, print_summary
+from sslmem.client.http import Client
+from sslmem.errors import RequestRefused
+
+app = typer.Typer(no_args_is_help=True, help="Request, follow, show, cancel and delete audits.")
+
+
+@app.command()
+def request(
+    target: Annotated[list[str], typer.Option(help="Ids of the encoders under audit.")],
+    reference: Annotated[list[str], typer.Option(help="Ids of the reference encoders.")],
+    dataset: Annotated[str, typer.Option(help="Id of the dataset.")],
+    roles: Annotated[str, typer.Option(help="Id of the table of roles.")],
+    name: Annotated[str | None, typer.Option(help="Of the audit.")] = None,
+    views: Annotated[int, typer.Option(help="Augmented views of each sample.")] = 10,
+    pairing: Annotated[str, typer.Option(help="views or original.")] = "views",
+    distance: Annotated[str, typer.Option(help="l2, l1, cosine or angular.")] = "l2",
+    recipe: Annotated[str, typer.Option(help="Name or YAML file of the augmentations.")] = "simclr",
+    seed: Annotated[int, typer.Option(help="Of the views.")] = 0,
+    follow: Annotated[bool, typer.Option(help="Wait for the end and show the summary.")] = False,
+    url: Url = None,
+    token: Token = None,
+) -> None:
+    """Requests an audit and prints its id."""
+    spec = {"views": views, "pairing": pairing, "distance": distance, "seed": seed}
+    spec["recipe"] = load_recipe(recipe).as_list()
+    body = {"target_ids": target, "reference_ids": reference, "dataset_id": dataset, "role_set_id": roles, "spec": spec}
+    if name:
+        body["name"] = name
+    with connect(url, token) as client:
+        audit = client.request_audit(**body)
+        print(audit["id"])
+        if follow:
+            print_summary(follow_audit(client, audit["id"]))
+
+
+@app.command("follow")
+def follow_command(audit_id: str, url: Url = None, token: Token = None) -> None:
+    """Follows an audit to its end and shows its summary."""
+    with connect(url, token) as client:
+        print_summary(follow_audit(client, audit_id))
+
+
+@app.command()
+def show(
+    audit_id: str,
+    json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+    url: Url = None,
+    token: Token = None,
+) -> None:
+    """Shows an audit: its summary, or how far it is."""
+    with connect(url, token) as client:
+        audit = client.get(f"/v1/audits/{audit_id}")
+        summary = client.get(f"/v1/audits/{audit_id}/summary") if audit["state"] == "succeeded" else None
+    if json:
+        print(jsonlib.dumps({**audit, "summary": summary}))
+    elif summary is not None:
+        print_summary(summary)
+    else:
+        progress = audit["progress"]
+        print(f"{audit['state']}: {progress['samples_done']} of {progress['samples_total']} samples")
+        print(audit["failure"]["detail"] if audit.get("failure") else audit.get("reason") or "")
+
+
+@app.command("list")
+def list_audits(url: Url = None, token: Token = None) -> None:
+    """Lists the audits of the service, newest first."""
+    with connect(url, token) as client:
+        print_resources(client.get("/v1/audits")["items"], ("id", "name", "state", "created_at"))
+
+
+@app.command()
+def scores(
+    audit_id: str,
+    out: Annotated[Path, typer.Option(help="File to write, ending in .csv or .parquet.")],
+    url: Url = None,
+    token: Token = None,
+) -> None:
+    """Downloads the scores of an audit."""
+    if out.suffix not in (".csv", ".parquet"):
+        raise typer.BadParameter(f"expected a file ending in .csv or .parquet; found {out.name}")
+    with connect(url, token) as client:
+        client.download(f"/v1/audits/{audit_id}/scores{out.suffix}", out)
+
+
+@app.command()
+def report(
+    audit_id: str,
+    out: Annotated[Path, typer.Option(help="HTML file to write.")],
+    url: Url = None,
+    token: Token = None,
+) -> None:
+    """Downloads the report of an audit as one HTML file."""
+    with connect(url, token) as client:
+        client.download(f"/v1/audits/{audit_id}/report", out)
+
+
+@app.command()
+def cancel(audit_id: str, url: Url = None, token: Token = None) -> None:
+    """Cancels an audit; harmless when it has ended."""
+    with connect(url, token) as client:
+        print(client.request("POST", f"/v1/audits/{audit_id}/cancel").json()["state"])
+
+
+@app.command()
+def delete(audit_id: str, url: Url = None, token: Token = None) -> None:
+    """Deletes an audit that has ended, with its scores."""
+    with connect(url, token) as client:
+        client.request("DELETE", f"/v1/audits/{audit_id}")
+
+
+def follow_audit(client: Client, audit_id: str) -> dict[str, Any]:
+    """Shows an audit's progress until it ends; returns its summary.
+
+    Raises:
+        RequestRefused: it failed or was cancelled; the message says why.
+    """
+    audit: dict[str, Any] = {}
+    reason = None
+    with samples_progress() as progress:
+        task = progress.add_task("waiting", total=None)
+        for audit in client.follow(audit_id):
+            done = audit["progress"]
+            progress.update(
+                task, description=audit["state"], completed=done["samples_done"], total=done["samples_total"]
+            )
+            if audit.get("reason") and audit["reason"] != reason:
+                reason = audit["reason"]
+                stderr.print(reason, highlight=False)
+    if audit["state"] != "succeeded":
+        failure = audit.get("failure") or {"code": audit["state"], "detail": f"the audit was {audit['state']}"}
+        raise RequestRefused(f"audit {audit_id}: {failure['detail']} [{failure['code']}]")
+    return client.get(f"/v1/audits/{audit_id}/summary")

@@ -1,0 +1,52 @@
+"""``sslmem datasets``: push, list and delete datasets and their roles."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sslmem.cli.connection import Token, Url, connect, folder_size, upload_progress
+from sslmem.cli.tables import print_resources
+
+app = typer.Typer(no_args_is_help=True, help="Push, list and delete datasets of a service, and assign roles.")
+
+
+@app.command()
+def push(
+    path: Annotated[Path, typer.Argument(exists=True, help="A folder or zip archive of images.")],
+    name: Annotated[str | None, typer.Option(help="Defaults to the name of the file or folder.")] = None,
+    url: Url = None,
+    token: Token = None,
+) -> None:
+    """Uploads a dataset, waits until the service has checked it, and prints its id."""
+    with connect(url, token) as client, upload_progress() as progress:
+        task = progress.add_task(f"uploading {path.name}", total=folder_size(path))
+        dataset = client.push_dataset(path, name=name, advance=lambda count: progress.advance(task, count))
+    print(dataset["id"])
+
+
+@app.command()
+def roles(
+    dataset_id: str,
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="CSV with the columns sample,role.")],
+    name: Annotated[str | None, typer.Option(help="Defaults to the name of the file.")] = None,
+    url: Url = None,
+    token: Token = None,
+) -> None:
+    """Registers a table of roles for a dataset and prints its id."""
+    with connect(url, token) as client:
+        print(client.push_roles(dataset_id, file.read_text(encoding="utf-8-sig"), name=name or file.stem)["id"])
+
+
+@app.command("list")
+def list_datasets(url: Url = None, token: Token = None) -> None:
+    """Lists the datasets of the service, newest first."""
+    with connect(url, token) as client:
+        print_resources(client.get("/v1/datasets")["items"], ("id", "name", "state", "num_samples"))
+
+
+@app.command()
+def delete(dataset_id: str, url: Url = None, token: Token = None) -> None:
+    """Deletes a dataset that no audit uses."""
+    with connect(url, token) as client:
+        client.request("DELETE", f"/v1/datasets/{dataset_id}")

@@ -1,0 +1,62 @@
+"""The command ``sslmem``: one place where errors become exit statuses."""
+
+import sys
+
+import typer
+
+from sslmem import __version__
+from sslmem.cli import audits, datasets, encoders
+from sslmem.cli.score import score
+from sslmem.errors import SslmemError
+
+EXIT_NOT_EVALUATED = 2
+VARIADIC = frozenset({"--target", "--reference"})
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Audits self-supervised vision encoders for memorization of their training images (SSLMem).",
+)
+app.command("score")(score)
+app.add_typer(encoders.app, name="encoders")
+app.add_typer(datasets.app, name="datasets")
+app.add_typer(audits.app, name="audits")
+
+
+@app.command()
+def version() -> None:
+    """Prints the version."""
+    print(__version__)
+
+
+def spread(arguments: list[str]) -> list[str]:
+    """Repeats an option that takes several values before each: ``--target a b`` as ``--target a --target b``."""
+    result: list[str] = []
+    option = None
+    for argument in arguments:
+        if argument.startswith("-"):
+            option = argument if argument in VARIADIC else None
+            result.append(argument)
+        elif option is not None and result[-1] != option:
+            result += [option, argument]
+        else:
+            result.append(argument)
+    return result
+
+
+def main() -> None:
+    """Runs the command; an error about the input is one line on standard error and status 2."""
+    try:
+        app(spread(sys.argv[1:]))
+    except SslmemError as error:
+        print(f"sslmem: {error.detail} [{error.code}]", file=sys.stderr)
+        sys.exit(EXIT_NOT_EVALUATED)
+    except KeyboardInterrupt:
+        print("sslmem: interrupted", file=sys.stderr)
+        sys.exit(EXIT_NOT_EVALUATED)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] not in ("torch", "torchvision", "timm", "numpy", "pyarrow"):
+            raise
+        print(f"sslmem: this needs {error.name}: pip install 'sslmem[score]'", file=sys.stderr)
+        sys.exit(EXIT_NOT_EVALUATED)

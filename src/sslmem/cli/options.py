@@ -1,0 +1,63 @@
+"""Parsers and helpers that several commands share."""
+
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sslmem.errors import RecipeError
+from sslmem.recipe import RECIPES, Recipe
+
+stderr = Console(stderr=True)
+
+
+def three_numbers(text: str) -> tuple[float, float, float]:
+    """Parses ``0.5,0.5,0.5``; a single number stands for all three channels."""
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"expected three numbers such as 0.5,0.5,0.5; found {text!r}") from error
+    if len(numbers) == 1:
+        numbers *= 3
+    if len(numbers) != 3:
+        raise typer.BadParameter(f"expected three numbers such as 0.5,0.5,0.5; found {len(numbers)}")
+    return numbers[0], numbers[1], numbers[2]
+
+
+def automatic(text: str) -> int | None:
+    """Parses a positive number or ``auto``."""
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) == 0:
+        raise typer.BadParameter(f"expected a positive number or auto; found {text!r}")
+    return int(text)
+
+
+def load_recipe(name_or_file: str) -> Recipe:
+    """Returns a recipe by name or from a YAML file.
+
+    Raises:
+        RecipeError: it is neither, or the file's content is no recipe.
+    """
+    if name_or_file in RECIPES:
+        return Recipe.named(name_or_file)
+    path = Path(name_or_file)
+    if not path.is_file():
+        raise RecipeError(f"expected one of {', '.join(RECIPES)} or a YAML file; there is no file {name_or_file!r}")
+    try:
+        return Recipe.from_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"the recipe {path} is not readable: {error}") from error
+
+
+def samples_progress() -> Progress:
+    """A bar that counts samples, on standard error, gone when done."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=stderr,
+        transient=True,
+    )

@@ -1,0 +1,71 @@
+"""An audit's summary as text for people. Works on the JSON form, which the server sends and the wheel alone reads."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sslmem.roles import ROLE_MEANING
+
+
+def _number(value: float | None, form: str = "+.4f") -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _estimate(mean: float | None, error: float | None) -> str:
+    return _number(mean) if error is None else f"{_number(mean)} ± {error:.4f}"
+
+
+def print_summary(summary: dict[str, Any], console: Console | None = None) -> None:
+    """Prints the scores by role, the contrasts against the external samples, the extremes and the finding."""
+    console = console or Console(highlight=False)
+    roles = Table(title="Memorization score by role (mean ± standard error)", title_justify="left")
+    for heading in ("role", "n", "score", "bounded score", ""):
+        roles.add_column(heading, justify="right" if heading in ("n", "score", "bounded score") else "left")
+    for row in summary["roles"]:
+        roles.add_row(
+            row["role"],
+            str(row["n"]),
+            _estimate(row["mean_score"], row["standard_error"]),
+            _estimate(row["mean_score_bounded"], row["standard_error_bounded"]),
+            ROLE_MEANING.get(row["role"], ""),
+        )
+    console.print(roles)
+    if summary["contrasts"]:
+        contrasts = Table(title="Against the external samples (95 % interval)", title_justify="left")
+        for heading in ("role", "difference of means", "AUC"):
+            contrasts.add_column(heading)
+        for row in summary["contrasts"]:
+            d, auc = row["difference"], row["auc"]
+            contrasts.add_row(
+                row["role"],
+                f"{d['estimate']:+.4f}  ({d['low']:+.4f} to {d['high']:+.4f})",
+                f"{auc['estimate']:.3f}  ({auc['low']:.3f} to {auc['high']:.3f})",
+            )
+        console.print(contrasts)
+    extremes = Table(title=f"The {len(summary['most_memorized'])} most memorized images", title_justify="left")
+    for heading in ("sample", "role", "score", "bounded score"):
+        extremes.add_column(heading, justify="right" if "score" in heading else "left")
+    for row in summary["most_memorized"]:
+        score = _estimate(row["score"], row["standard_error"])
+        extremes.add_row(row["sample"], row["role"] or "", score, _number(row["score_bounded"]))
+    console.print(extremes)
+    if summary["num_skipped"]:
+        first = summary["skipped"][0]
+        console.print(
+            f"{summary['num_skipped']} of {summary['num_samples']} samples were skipped, "
+            f"first {first['sample']}: {first['reason']}",
+            soft_wrap=True,
+        )
+    console.print(summary["finding"]["sentence"], style="bold", soft_wrap=True)
+    console.print(f"score spec {summary['spec_digest']}", soft_wrap=True)
+
+
+def print_resources(items: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
+    """Prints resources of the service, one row each."""
+    table = Table(box=None)
+    for column in columns:
+        table.add_column(column, no_wrap=column == "id")
+    for item in items:
+        table.add_row(*("" if item.get(column) is None else str(item[column]) for column in columns))
+    Console(highlight=False).print(table)

@@ -1,0 +1,249 @@
+"""What an audit found, in one versioned JSON object."""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from sslmem.report import statistics
+from sslmem.report.rows import ScoreRow
+from sslmem.report.statistics import Interval
+from sslmem.roles import ROLES
+from sslmem.spec import ScoreSpec
+
+NUM_EXTREMES = 10
+NUM_BINS = 48
+NUM_SKIPPED_SHOWN = 20
+NO_ROLE = "unassigned"
+
+Floats = NDArray[np.float64]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class RoleSummary(_Frozen):
+    """Scores of the samples of one role; standard errors are over samples and include the noise of views."""
+
+    role: str
+    n: int
+    num_skipped: int
+    mean_score: float | None
+    standard_error: float | None
+    mean_score_bounded: float | None
+    standard_error_bounded: float | None
+    mean_alignment_target: float | None
+    mean_alignment_reference: float | None
+
+
+class Contrast(_Frozen):
+    """One role against the external samples.
+
+    Attributes:
+        difference: of mean scores, role minus external, with its 95 % interval (Welch).
+        auc: probability that a sample of the role scores above an external one, with its 95 % interval.
+    """
+
+    role: str
+    against: str
+    difference: Interval
+    auc: Interval
+
+
+class Null(_Frozen):
+    """Scores of samples that neither encoder was trained on."""
+
+    mean: float
+    standard_deviation: float
+
+
+class Finding(_Frozen):
+    """The answer in one sentence. ``undecided`` means that the roles needed for an answer have too few samples."""
+
+    code: Literal["memorization-found", "no-memorization-found", "undecided"]
+    sentence: str
+
+
+class ScoredSample(_Frozen):
+    """A sample worth showing."""
+
+    sample: str
+    role: str | None
+    score: float
+    score_bounded: float | None
+    standard_error: float | None
+
+
+class SkippedSample(_Frozen):
+    """A sample without a score: unknown, not absent."""
+
+    sample: str
+    role: str | None
+    reason: str
+
+
+class Histogram(_Frozen):
+    """Counts of scores by role in common bins; there is one edge more than counts."""
+
+    edges: list[float]
+    counts: dict[str, list[int]]
+
+
+class Summary(_Frozen):
+    """Aggregates of an audit's scores with what determined them."""
+
+    schema_version: Literal[1] = 1
+    spec: ScoreSpec
+    spec_digest: str
+    target_digests: list[str]
+    reference_digests: list[str]
+    num_samples: int
+    num_skipped: int
+    roles: list[RoleSummary]
+    contrasts: list[Contrast]
+    null: Null | None
+    finding: Finding
+    most_memorized: list[ScoredSample]
+    least_memorized: list[ScoredSample]
+    skipped: list[SkippedSample]
+    histogram: Histogram
+
+    @property
+    def null_scale(self) -> tuple[float, float] | None:
+        """Mean and standard deviation of the null, for z."""
+        return None if self.null is None else (self.null.mean, self.null.standard_deviation)
+
+
+def summarize(
+    rows: Iterable[ScoreRow], spec: ScoreSpec, *, target_digests: Sequence[str], reference_digests: Sequence[str]
+) -> Summary:
+    """Aggregates the rows of an audit.
+
+    Args:
+        rows: one per sample, in any order.
+        spec: how they were measured.
+        target_digests: digests of the targets' loaded weights.
+        reference_digests: of the references'.
+    """
+    rows = list(rows)
+    by_role: dict[str, list[ScoreRow]] = {}
+    for row in rows:
+        by_role.setdefault(row.role or NO_ROLE, []).append(row)
+    order = [role for role in (*ROLES, NO_ROLE) if role in by_role]
+    scores = {role: _column(by_role[role], "score") for role in order}
+    scored = sorted((row for row in rows if row.score is not None), key=lambda row: (-(row.score or 0.0), row.sample))
+    contrasts = [
+        contrast for role in ("candidate", "shared", "independent") if (contrast := _contrast(role, scores)) is not None
+    ]
+    external = scores.get("external", np.empty(0))
+    null = None
+    if len(external) > 1:
+        null = Null(mean=float(external.mean()), standard_deviation=float(external.std(ddof=1)))
+    skipped = [row for row in rows if row.skipped is not None]
+    return Summary(
+        spec=spec,
+        spec_digest=spec.digest,
+        target_digests=list(target_digests),
+        reference_digests=list(reference_digests),
+        num_samples=len(rows),
+        num_skipped=len(skipped),
+        roles=[_role(role, by_role[role]) for role in order],
+        contrasts=contrasts,
+        null=null,
+        finding=_finding(scores, contrasts),
+        most_memorized=[_shown(row) for row in scored[:NUM_EXTREMES]],
+        least_memorized=[_shown(row) for row in scored[::-1][:NUM_EXTREMES]],
+        skipped=[
+            SkippedSample(sample=row.sample, role=row.role, reason=row.skipped or "")
+            for row in skipped[:NUM_SKIPPED_SHOWN]
+        ],
+        histogram=_histogram(scores),
+    )
+
+
+def _column(rows: Sequence[ScoreRow], name: str) -> Floats:
+    return np.array([value for row in rows if (value := getattr(row, name)) is not None], dtype=np.float64)
+
+
+def _role(role: str, rows: Sequence[ScoreRow]) -> RoleSummary:
+    score, bounded = _column(rows, "score"), _column(rows, "score_bounded")
+    return RoleSummary(
+        role=role,
+        n=len(score),
+        num_skipped=len(rows) - len(score),
+        mean_score=statistics.mean(score),
+        standard_error=statistics.standard_error(score),
+        mean_score_bounded=statistics.mean(bounded),
+        standard_error_bounded=statistics.standard_error(bounded),
+        mean_alignment_target=statistics.mean(_column(rows, "alignment_target")),
+        mean_alignment_reference=statistics.mean(_column(rows, "alignment_reference")),
+    )
+
+
+def _contrast(role: str, scores: dict[str, Floats]) -> Contrast | None:
+    ours, external = scores.get(role, np.empty(0)), scores.get("external", np.empty(0))
+    if len(ours) < 2 or len(external) < 2:
+        return None
+    return Contrast(
+        role=role,
+        against="external",
+        difference=statistics.welch_interval(ours, external),
+        auc=statistics.auc_interval(ours, external),
+    )
+
+
+def _finding(scores: dict[str, Floats], contrasts: Sequence[Contrast]) -> Finding:
+    contrast = next((c for c in contrasts if c.role == "candidate"), None)
+    if contrast is None:
+        counts = [len(scores.get(role, ())) for role in ("candidate", "external")]
+        return Finding(
+            code="undecided",
+            sentence=f"Undecided: the answer compares candidate with external samples and needs at least 2 of each; "
+            f"{counts[0]} candidate and {counts[1]} external samples were scored.",
+        )
+    d, auc = contrast.difference, contrast.auc
+    figures = (
+        f"candidates minus externals {d.estimate:+.4f}, 95 % interval {d.low:+.4f} to {d.high:+.4f}; "
+        f"AUC {auc.estimate:.3f} ({auc.low:.3f} to {auc.high:.3f})"
+    )
+    if d.low > 0:
+        return Finding(
+            code="memorization-found",
+            sentence=f"Memorization found: the target aligns views of its candidates better than the reference "
+            f"does, beyond what it does for images that neither has seen ({figures}).",
+        )
+    if d.high < 0:
+        return Finding(
+            code="no-memorization-found",
+            sentence=f"No memorization found: candidates score below externals, which memorization by the target "
+            f"does not explain; check the roles and whether the reference matches the target ({figures}).",
+        )
+    return Finding(
+        code="no-memorization-found",
+        sentence=f"No memorization found: the difference is not distinguishable from zero ({figures}).",
+    )
+
+
+def _shown(row: ScoreRow) -> ScoredSample:
+    return ScoredSample(
+        sample=row.sample,
+        role=row.role,
+        score=row.score or 0.0,
+        score_bounded=row.score_bounded,
+        standard_error=row.standard_error,
+    )
+
+
+def _histogram(scores: dict[str, Floats]) -> Histogram:
+    everything = np.concatenate([*scores.values(), np.empty(0)])
+    if len(everything) == 0:
+        return Histogram(edges=[], counts={})
+    low, high = float(everything.min()), float(everything.max())
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    edges = np.linspace(low, high, NUM_BINS + 1)
+    counts = {role: np.histogram(values, bins=edges)[0].tolist() for role, values in scores.items()}
+    return Histogram(edges=edges.tolist(), counts=counts)
