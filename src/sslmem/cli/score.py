@@ -115,9 +115,8 @@ def _announce(path: Path, encoder: "Encoder") -> None:
     if report.prefix:
         parts.append(f"prefix {report.prefix!r} stripped")
     if report.dropped:
-        parts.append(
-            f"{len(report.dropped)} entries of heads dropped ({', '.join(report.dropped[:3])}{', ...' if len(report.dropped) > 3 else ''})"
-        )
+        more = ", ..." if len(report.dropped) > 3 else ""
+        parts.append(f"{len(report.dropped)} entries of heads dropped ({', '.join(report.dropped[:3])}{more})")
     parts += report.inferred
     parts.append(f"input {encoder.input_size} px, mean {encoder.mean}, std {encoder.std}")
     stderr.print("; ".join(parts), highlight=False, soft_wrap=True)

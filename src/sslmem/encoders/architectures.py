@@ -98,11 +98,24 @@ def _own_input_size(module: nn.Module) -> int | None:
     return size[0] if isinstance(size, tuple) else size if isinstance(size, int) else None
 
 
+def small_stem_resnet(name: str) -> tuple[nn.Module, int]:
+    """Builds a torchvision ResNet with the CIFAR stem and no classifier; returns it with its output width."""
+    module = torchvision.models.get_model(name, weights=None)
+    width = int(module.fc.in_features)
+    module.fc = nn.Identity()
+    _give_small_stem(module, module.conv1.out_channels)
+    return module, width
+
+
+def _give_small_stem(module: nn.Module, channels: int) -> None:
+    module.conv1 = nn.Conv2d(3, channels, kernel_size=3, stride=1, padding=1, bias=False)
+    module.maxpool = nn.Identity()
+
+
 def _fit_stem(module: nn.Module, shapes: Shapes) -> list[str]:
     """Gives a ResNet the CIFAR stem when the checkpoint's first convolution is 3x3 and the module's is larger."""
     stem, found = getattr(module, "conv1", None), shapes.get("conv1.weight", ())
     if not isinstance(stem, nn.Conv2d) or found[-2:] != (3, 3) or stem.kernel_size == (3, 3):
         return []
-    module.conv1 = nn.Conv2d(found[1], found[0], kernel_size=3, stride=1, padding=1, bias=False)
-    module.maxpool = nn.Identity()
+    _give_small_stem(module, stem.out_channels)
     return ["CIFAR stem: 3x3 convolution with stride 1 and padding 1, no max-pooling (conv1.weight is 3x3)"]

@@ -36,12 +36,13 @@ class CheckpointContents(BaseModel):
     not_tensors: list[str]
 
 
-def convert_checkpoint(source: Path, destination: Path) -> CheckpointContents:
+def convert_checkpoint(source: Path, destination: Path, *, name: str | None = None) -> CheckpointContents:
     """Writes the tensors of a checkpoint's state dict to a safetensors file; nothing in it is ever executed.
 
     Args:
         source: a safetensors file, or a torch file with a state dict, bare or under the key ``state_dict``.
         destination: the safetensors file to write.
+        name: what messages call the file; None is its own name.
 
     Raises:
         UnreadableCheckpoint: it is something else, or damaged.
@@ -64,11 +65,11 @@ def convert_checkpoint(source: Path, destination: Path) -> CheckpointContents:
         )
     except subprocess.TimeoutExpired as error:
         destination.unlink(missing_ok=True)
-        raise UnsafeCheckpoint(f"reading {source.name} took more than {WALL_SECONDS} seconds") from error
+        raise UnsafeCheckpoint(f"reading {name or source.name} took more than {WALL_SECONDS} seconds") from error
     answer = _answer(run, source)
     if "code" in answer:
         destination.unlink(missing_ok=True)
-        raise _error(answer["code"])(f"{source.name}: {answer['detail']}")
+        raise _error(answer["code"])(f"{name or source.name}: {answer['detail']}")
     contents = CheckpointContents.model_validate(answer)
     if contents.container == "safetensors":
         shutil.copyfile(source, destination)

@@ -43,28 +43,27 @@ SCHEMA = pa.schema(
 )
 
 
-def score_table(rows: Sequence[ScoreRow], null: tuple[float, float] | None) -> pa.Table:
-    """Builds the table of scores.
+COLUMNS = tuple(SCHEMA.names)
 
-    Args:
-        rows: in the order wanted.
-        null: mean and standard deviation of the external samples' scores, for the column ``z``.
-    """
-
-    def column(name: str) -> list[object]:
-        if name == "z":
-            return [
-                None if null is None or row.score is None or null[1] == 0 else (row.score - null[0]) / null[1]
-                for row in rows
-            ]
-        return [getattr(row, name) for row in rows]
-
-    return pa.table({name: column(name) for name in SCHEMA.names}, schema=SCHEMA)
+Null = tuple[float, float] | None  # mean and standard deviation of the external samples' scores
 
 
-def write_parquet(
-    path: Path, rows: Sequence[ScoreRow], null: tuple[float, float] | None, metadata: Iterable[tuple[str, str]]
-) -> None:
+def values_of(row: ScoreRow, null: Null) -> tuple[object, ...]:
+    """A row's values in the order of the columns; ``z`` is the score in standard deviations of the null."""
+    z = None
+    if null is not None and null[1] > 0 and row.score is not None:
+        z = (row.score - null[0]) / null[1]
+    return tuple(z if name == "z" else getattr(row, name) for name in COLUMNS)
+
+
+def score_table(rows: Sequence[ScoreRow], null: Null) -> pa.Table:
+    """Builds the table of scores, rows in the order given."""
+    values = [values_of(row, null) for row in rows]
+    columns = {name: [row[i] for row in values] for i, name in enumerate(COLUMNS)}
+    return pa.table(columns, schema=SCHEMA)
+
+
+def write_parquet(path: Path, rows: Sequence[ScoreRow], null: Null, metadata: Iterable[tuple[str, str]]) -> None:
     """Writes the table of scores with what determined them (spec, digests) in the file's metadata."""
     table = score_table(rows, null)
     pq.write_table(table.replace_schema_metadata({f"sslmem.{key}": value for key, value in metadata}), path)

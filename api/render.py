@@ -1,0 +1,104 @@
+"""Rows of the database as bodies of responses."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from api.schemas import AuditOut, DatasetOut, EncoderOut, Failure, ProgressOut, RoleSetOut, WorkerOut
+from models.audit import Audit
+from models.dataset import Dataset, RoleSet
+from models.encoder import Encoder
+from models.operations import Worker
+from service.audits import Progress
+
+
+def _failure(row: Encoder | Dataset | Audit, *, failed: bool) -> Failure | None:
+    if not failed or row.failure_code is None:
+        return None
+    return Failure(code=row.failure_code, detail=row.failure_detail or "")
+
+
+def _resource(row: Encoder | Dataset, collection: str) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "name": row.name,
+        "state": row.state,
+        "failure": _failure(row, failed=row.state == "refused"),
+        "artifact_digest": row.artifact_digest,
+        "num_bytes": row.num_bytes,
+        "created_at": row.created_at,
+        "links": {"self": f"/v1/{collection}/{row.id}"},
+    }
+
+
+def encoder_out(row: Encoder) -> EncoderOut:
+    """An encoder."""
+    return EncoderOut(
+        **_resource(row, "encoders"),
+        architecture=row.architecture,
+        input_size=row.input_size,
+        mean=row.mean,
+        std=row.std,
+        weights_digest=row.weights_digest,
+        representation_dim=row.representation_dim,
+        views_per_second=row.views_per_second,
+        load_report=row.load_report,
+    )
+
+
+def dataset_out(row: Dataset) -> DatasetOut:
+    """A dataset."""
+    return DatasetOut(**_resource(row, "datasets"), num_samples=row.num_samples)
+
+
+def role_set_out(row: RoleSet) -> RoleSetOut:
+    """A table of roles."""
+    return RoleSetOut(
+        id=row.id,
+        dataset_id=row.dataset_id,
+        name=row.name,
+        digest=row.digest,
+        num_samples=row.num_samples,
+        counts=row.counts,
+        created_at=row.created_at,
+    )
+
+
+def audit_out(
+    row: Audit, encoders: Mapping[str, Sequence[Encoder]], progress: Progress, reason: str | None
+) -> AuditOut:
+    """An audit."""
+    here = f"/v1/audits/{row.id}"
+    return AuditOut(
+        id=row.id,
+        name=row.name,
+        state=row.state,
+        progress=ProgressOut(
+            samples_done=progress.samples_done,
+            samples_total=progress.samples_total,
+            seconds_left=progress.seconds_left,
+        ),
+        reason=reason,
+        failure=_failure(row, failed=row.state == "failed"),
+        dataset_id=row.dataset_id,
+        role_set_id=row.role_set_id,
+        target_ids=[encoder.id for encoder in encoders["target"]],
+        reference_ids=[encoder.id for encoder in encoders["reference"]],
+        spec=row.spec,
+        spec_digest=row.spec_digest,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        links={
+            "self": here,
+            "summary": f"{here}/summary",
+            "scores": f"{here}/scores",
+            "report": f"{here}/report",
+        },
+    )
+
+
+def worker_out(row: Worker, *, alive: bool) -> WorkerOut:
+    """A worker."""
+    return WorkerOut(
+        id=row.id, device=row.device, alive=alive, started_at=row.started_at, last_seen_at=row.last_seen_at
+    )

@@ -1,0 +1,162 @@
+"""``/v1/audits``."""
+
+import csv
+import io
+import uuid
+from collections.abc import Iterator
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import HTMLResponse, StreamingResponse
+
+from api.deps import ContextDep, SessionDep
+from api.errors import problems
+from api.export import parquet_stream
+from api.paging import CursorParam, LimitParam, page_of
+from api.polling import WaitParam, poll
+from api.render import audit_out
+from api.schemas import AuditBody, AuditOut, PageOut, ScoreOut
+from models.audit import Audit
+from models.dataset import Dataset
+from service import audits, results
+from service.database import Session
+from sslmem.datasets.source import open_dataset
+from sslmem.report.html import render_report
+from sslmem.report.rows import COLUMNS, values_of
+from sslmem.report.summary import Summary
+from sslmem.roles import Role
+
+router = APIRouter(prefix="/v1/audits", tags=["audits"])
+
+
+def _out(session: Session, audit: Audit) -> AuditOut:
+    progress, reason = audits.progress_of(session, audit), audits.reason_of(session, audit)
+    return audit_out(audit, audits.encoders_of(session, audit.id), progress, reason)
+
+
+@router.post("", status_code=202, responses=problems(400, 404, 409))
+def request_audit(body: AuditBody, response: Response, session: SessionDep, context: ContextDep) -> AuditOut:
+    """Requests an audit of targets against references; follow it at `Location`."""
+    audit = audits.request_audit(
+        session,
+        context.queue,
+        context.settings,
+        name=body.name,
+        target_ids=body.target_ids,
+        reference_ids=body.reference_ids,
+        dataset_id=body.dataset_id,
+        role_set_id=body.role_set_id,
+        spec=body.spec.model_dump(),
+    )
+    response.headers["Location"] = f"/v1/audits/{audit.id}"
+    response.headers["Retry-After"] = "2"
+    return _out(session, audit)
+
+
+@router.get("", responses=problems(400))
+def list_audits(session: SessionDep, limit: LimitParam = 100, cursor: CursorParam = None) -> PageOut[AuditOut]:
+    """Lists the audits, newest first."""
+    rows, next_cursor = page_of(session, Audit, limit, cursor)
+    return PageOut(items=[_out(session, row) for row in rows], next_cursor=next_cursor)
+
+
+@router.get("/{audit_id}", responses=problems(404))
+async def get_audit(audit_id: uuid.UUID, context: ContextDep, wait: WaitParam = 0) -> AuditOut:
+    """Shows an audit; with `wait`, answers when its state or progress changes, it has ended, or the time is up."""
+
+    def look() -> AuditOut:
+        with context.sessions.begin() as session:
+            return _out(session, audits.get_audit(session, audit_id))
+
+    def changed(first: AuditOut, now: AuditOut) -> bool:
+        return now.finished_at is not None or (first.state, first.progress) != (now.state, now.progress)
+
+    return await poll(look, changed, wait)
+
+
+@router.post("/{audit_id}/cancel", responses=problems(404))
+def cancel_audit(audit_id: uuid.UUID, session: SessionDep) -> AuditOut:
+    """Cancels an audit; one that has ended stays as it is."""
+    return _out(session, audits.cancel(session, audit_id))
+
+
+@router.delete("/{audit_id}", status_code=204, responses=problems(404, 409))
+def delete_audit(audit_id: uuid.UUID, session: SessionDep) -> None:
+    """Deletes an audit that has ended, with its scores."""
+    audits.remove_audit(session, audit_id)
+
+
+@router.get("/{audit_id}/summary", responses=problems(404, 409))
+def get_summary(audit_id: uuid.UUID, session: SessionDep) -> Summary:
+    """What an audit found: scores by role, contrasts with intervals, the extremes, and a finding in one sentence."""
+    return results.summary_of(audits.get_audit(session, audit_id))
+
+
+@router.get("/{audit_id}/scores", responses=problems(400, 404))
+def list_scores(
+    audit_id: uuid.UUID,
+    session: SessionDep,
+    sort: Annotated[results.Sort, Query(description="By sample, or by score with the skipped left out.")] = "sample",
+    role: Role | None = None,
+    limit: LimitParam = 100,
+    cursor: CursorParam = None,
+) -> PageOut[ScoreOut]:
+    """Lists the scores of an audit in pages, also while it runs."""
+    audits.get_audit(session, audit_id)
+    page = results.page_of_scores(session, audit_id, sort=sort, role=role, limit=limit, cursor=cursor)
+    return PageOut(items=[ScoreOut.model_validate(row) for row in page.items], next_cursor=page.next_cursor)
+
+
+def _attachment(audit_id: uuid.UUID, suffix: str) -> dict[str, str]:
+    return {"Content-Disposition": f'attachment; filename="scores-{audit_id}.{suffix}"'}
+
+
+@router.get("/{audit_id}/scores.csv", response_class=StreamingResponse, responses={
+    200: {"content": {"text/csv": {"schema": {"type": "string"}}}}, **problems(404, 409)
+})  # fmt: skip
+def get_csv(audit_id: uuid.UUID, context: ContextDep) -> StreamingResponse:
+    """The scores of an audit that succeeded, as CSV."""
+    with context.sessions.begin() as session:
+        null = results.summary_of(audits.get_audit(session, audit_id)).null_scale
+
+    def lines() -> Iterator[str]:
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        with context.sessions.begin() as session:
+            for row in results.all_rows(session, audit_id):
+                writer.writerow(values_of(row, null))
+                if buffer.tell() > 2**16:
+                    yield buffer.getvalue()
+                    buffer.seek(0)
+                    buffer.truncate()
+        yield buffer.getvalue()
+
+    return StreamingResponse(lines(), media_type="text/csv", headers=_attachment(audit_id, "csv"))
+
+
+@router.get("/{audit_id}/scores.parquet", response_class=StreamingResponse, responses={
+    200: {"content": {"application/vnd.apache.parquet": {"schema": {"type": "string", "format": "binary"}}}},
+    **problems(404, 409),
+})  # fmt: skip
+def get_parquet(audit_id: uuid.UUID, context: ContextDep) -> StreamingResponse:
+    """The scores of an audit that succeeded, as Parquet."""
+    with context.sessions.begin() as session:
+        summary = results.summary_of(audits.get_audit(session, audit_id))
+    return StreamingResponse(
+        parquet_stream(context, audit_id, summary),
+        media_type="application/vnd.apache.parquet",
+        headers=_attachment(audit_id, "parquet"),
+    )
+
+
+@router.get("/{audit_id}/report", response_class=HTMLResponse, responses=problems(404, 409))
+def get_report(audit_id: uuid.UUID, context: ContextDep) -> HTMLResponse:
+    """The report of an audit that succeeded, as one HTML file that needs nothing else."""
+    with context.sessions.begin() as session:
+        audit = audits.get_audit(session, audit_id)
+        summary = results.summary_of(audit)
+        digest = session.get_one(Dataset, audit.dataset_id).artifact_digest
+        title = f"Audit {audit.name}"
+    with open_dataset(context.store.path(digest)) as dataset:
+        return HTMLResponse(render_report(summary, dataset.read, title=title))

@@ -1,0 +1,100 @@
+"""``/v1/datasets`` and the tables of roles below them."""
+
+import uuid
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from api.deps import ContextDep, SessionDep
+from api.errors import problems
+from api.paging import CursorParam, LimitParam, page_of
+from api.polling import WaitParam, poll
+from api.render import dataset_out, role_set_out
+from api.schemas import DatasetBody, DatasetOut, PageOut, RoleSetOut
+from api.upload import raw_body, receive, receive_text
+from models.dataset import Dataset
+from service import intake, roles
+from service.context import Context
+
+router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
+
+NameParam = Annotated[str, Query(min_length=1, max_length=200)]
+
+
+@router.put("", status_code=201, responses=problems(400, 413), openapi_extra=raw_body("application/zip"))
+async def upload_dataset(
+    request: Request, response: Response, context: ContextDep, name: NameParam = "dataset"
+) -> DatasetOut:
+    """Uploads a zip archive of images as the raw body; a worker then lists its samples: follow `links.self`."""
+    digest, _ = await receive(request, context.store, context.settings.max_dataset_bytes)
+    body = DatasetBody(name=name, artifact_digest=digest)
+    return await run_in_threadpool(_register, context, body, response)
+
+
+@router.post("", status_code=201, responses=problems(400, 404))
+def register_dataset(body: DatasetBody, response: Response, context: ContextDep) -> DatasetOut:
+    """Registers a dataset whose archive the service holds already."""
+    return _register(context, body, response)
+
+
+def _register(context: Context, body: DatasetBody, response: Response) -> DatasetOut:
+    num_bytes = context.store.path(body.artifact_digest).stat().st_size
+    with context.sessions.begin() as session:
+        values = body.model_dump() | {"num_bytes": num_bytes}
+        dataset, new = intake.register(session, context.queue, Dataset, values)
+        answer = dataset_out(dataset)
+    response.status_code = 201 if new else 200
+    response.headers["Location"] = answer.links["self"]
+    return answer
+
+
+@router.get("", responses=problems(400))
+def list_datasets(session: SessionDep, limit: LimitParam = 100, cursor: CursorParam = None) -> PageOut[DatasetOut]:
+    """Lists the datasets, newest first."""
+    rows, next_cursor = page_of(session, Dataset, limit, cursor)
+    return PageOut(items=[dataset_out(row) for row in rows], next_cursor=next_cursor)
+
+
+@router.get("/{dataset_id}", responses=problems(404))
+async def get_dataset(dataset_id: uuid.UUID, context: ContextDep, wait: WaitParam = 0) -> DatasetOut:
+    """Shows a dataset; with `wait`, answers when it has been checked or the time is up."""
+
+    def look() -> DatasetOut:
+        with context.sessions.begin() as session:
+            return dataset_out(intake.get(session, Dataset, dataset_id))
+
+    return await poll(look, lambda _, now: now.state in ("ready", "refused"), wait)
+
+
+@router.delete("/{dataset_id}", status_code=204, responses=problems(404, 409))
+def delete_dataset(dataset_id: uuid.UUID, session: SessionDep, context: ContextDep) -> None:
+    """Deletes a dataset that no audit uses, with its archive and its tables of roles."""
+    intake.remove(session, Dataset, dataset_id, context.store)
+
+
+@router.put(
+    "/{dataset_id}/roles", status_code=201, responses=problems(400, 404, 409, 413), openapi_extra=raw_body("text/csv")
+)
+async def register_roles(
+    dataset_id: uuid.UUID, request: Request, response: Response, context: ContextDep, name: NameParam = "roles"
+) -> RoleSetOut:
+    """Registers roles from a CSV with the columns `sample,role`, the sample being its path in the archive.
+
+    Roles are shared, candidate, independent and external. The same roles again give 200 and the table there is.
+    """
+    text = await receive_text(request, context.settings.max_roles_bytes)
+
+    def register() -> RoleSetOut:
+        with context.sessions.begin() as session:
+            role_set, new = roles.register_roles(session, dataset_id, text, name)
+            response.status_code = 201 if new else 200
+            return role_set_out(role_set)
+
+    return await run_in_threadpool(register)
+
+
+@router.get("/{dataset_id}/roles", responses=problems(404))
+def list_roles(dataset_id: uuid.UUID, session: SessionDep) -> PageOut[RoleSetOut]:
+    """Lists the tables of roles of a dataset, newest first."""
+    return PageOut(items=[role_set_out(row) for row in roles.list_roles(session, dataset_id)])

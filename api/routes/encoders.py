@@ -1,0 +1,104 @@
+"""``/v1/encoders``."""
+
+import uuid
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from api.deps import ContextDep, SessionDep
+from api.errors import problems
+from api.paging import CursorParam, LimitParam, page_of
+from api.polling import WaitParam, poll
+from api.render import encoder_out
+from api.schemas import EncoderBody, EncoderOut, PageOut
+from api.upload import raw_body, receive
+from models.encoder import Encoder
+from service import intake
+from service.context import Context
+from service.errors import InvalidRequest
+
+router = APIRouter(prefix="/v1/encoders", tags=["encoders"])
+
+ChannelsParam = Annotated[str | None, Query(description="Three numbers for red, green, blue, such as 0.5,0.5,0.5.")]
+
+
+@router.put("", status_code=201, responses=problems(400, 413), openapi_extra=raw_body("application/octet-stream"))
+async def upload_encoder(
+    request: Request,
+    response: Response,
+    context: ContextDep,
+    name: Annotated[str, Query(min_length=1, max_length=200)] = "encoder",
+    architecture: Annotated[str | None, Query(max_length=200, examples=["resnet18"])] = None,
+    input_size: Annotated[int | None, Query(ge=1, le=2048)] = None,
+    mean: ChannelsParam = None,
+    std: ChannelsParam = None,
+) -> EncoderOut:
+    """Uploads a checkpoint as the raw body and registers it with its architecture and preprocessing.
+
+    A header `Content-Digest: sha-256=:BASE64:` is verified. A worker then checks the encoder: follow `links.self`.
+    The same file with the same settings gives 200 and the encoder there is.
+    """
+    settings = {"mean": _channels("mean", mean), "std": _channels("std", std)}
+    fields = {
+        "name": name,
+        "architecture": architecture,
+        "input_size": input_size,
+        **{key: value for key, value in settings.items() if value is not None},
+    }
+    digest, _ = await receive(request, context.store, context.settings.max_encoder_bytes)
+    body = EncoderBody.model_validate({**fields, "artifact_digest": digest})
+    return await run_in_threadpool(_register, context, body, response)
+
+
+@router.post("", status_code=201, responses=problems(400, 404))
+def register_encoder(body: EncoderBody, response: Response, context: ContextDep) -> EncoderOut:
+    """Registers an encoder whose file the service holds already; ask with `HEAD /v1/artifacts/{digest}`."""
+    return _register(context, body, response)
+
+
+def _register(context: Context, body: EncoderBody, response: Response) -> EncoderOut:
+    num_bytes = context.store.path(body.artifact_digest).stat().st_size
+    with context.sessions.begin() as session:
+        values = body.model_dump() | {"num_bytes": num_bytes}
+        encoder, new = intake.register(session, context.queue, Encoder, values)
+        answer = encoder_out(encoder)
+    response.status_code = 201 if new else 200
+    response.headers["Location"] = answer.links["self"]
+    return answer
+
+
+def _channels(name: str, text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != 3 or (name == "std" and min(numbers) <= 0):
+        raise InvalidRequest(f"{name}: expected three {'positive ' if name == 'std' else ''}numbers; found {text!r}")
+    return numbers
+
+
+@router.get("", responses=problems(400))
+def list_encoders(session: SessionDep, limit: LimitParam = 100, cursor: CursorParam = None) -> PageOut[EncoderOut]:
+    """Lists the encoders, newest first."""
+    rows, next_cursor = page_of(session, Encoder, limit, cursor)
+    return PageOut(items=[encoder_out(row) for row in rows], next_cursor=next_cursor)
+
+
+@router.get("/{encoder_id}", responses=problems(404))
+async def get_encoder(encoder_id: uuid.UUID, context: ContextDep, wait: WaitParam = 0) -> EncoderOut:
+    """Shows an encoder; with `wait`, answers when it has been checked or the time is up."""
+
+    def look() -> EncoderOut:
+        with context.sessions.begin() as session:
+            return encoder_out(intake.get(session, Encoder, encoder_id))
+
+    return await poll(look, lambda _, now: now.state in ("ready", "refused"), wait)
+
+
+@router.delete("/{encoder_id}", status_code=204, responses=problems(404, 409))
+def delete_encoder(encoder_id: uuid.UUID, session: SessionDep, context: ContextDep) -> None:
+    """Deletes an encoder that no audit uses, with its file."""
+    intake.remove(session, Encoder, encoder_id, context.store)

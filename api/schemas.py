@@ -1,0 +1,203 @@
+"""Request and response bodies. Words are those of docs/glossary.md; times are UTC; digests begin with sha256:."""
+
+import uuid
+from datetime import datetime
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sslmem.roles import Role
+from sslmem.spec import Distance, Pairing
+
+Item = TypeVar("Item")
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", examples=["sha256:" + "0" * 64])]
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
+
+
+class Body(BaseModel):
+    """Root of the request bodies: unknown fields are errors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457, application/problem+json) with a stable code."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    instance: str | None = None
+    errors: list[dict[str, Any]] | None = None
+
+
+class Failure(BaseModel):
+    """Why something failed or was refused."""
+
+    code: str
+    detail: str
+
+
+class EncoderBody(Body):
+    """Registers an encoder whose file the service holds already."""
+
+    name: Name
+    artifact_digest: Digest
+    architecture: str | None = Field(default=None, max_length=200, examples=["resnet18"])
+    input_size: int | None = Field(default=None, ge=1, le=2048)
+    mean: Channels = Field(default=[0.485, 0.456, 0.406])
+    std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)] = [0.229, 0.224, 0.225]
+
+
+class DatasetBody(Body):
+    """Registers a dataset whose file the service holds already."""
+
+    name: Name
+    artifact_digest: Digest
+
+
+class Resource(BaseModel):
+    """What encoders and datasets share."""
+
+    id: uuid.UUID
+    name: str
+    state: Literal["received", "checking", "ready", "refused"]
+    failure: Failure | None
+    artifact_digest: str
+    num_bytes: int
+    created_at: datetime
+    links: dict[str, str]
+
+
+class EncoderOut(Resource):
+    """An encoder; what the check found is null until it is ready."""
+
+    architecture: str | None
+    input_size: int | None
+    mean: list[float]
+    std: list[float]
+    weights_digest: str | None
+    representation_dim: int | None
+    views_per_second: float | None
+    load_report: dict[str, Any] | None
+
+
+class DatasetOut(Resource):
+    """A dataset."""
+
+    num_samples: int | None
+
+
+class RoleSetOut(BaseModel):
+    """A table of roles."""
+
+    id: uuid.UUID
+    dataset_id: uuid.UUID
+    name: str
+    digest: str
+    num_samples: int
+    counts: dict[str, int]
+    created_at: datetime
+
+
+class SpecBody(Body):
+    """How to measure; the input size is the encoders'. The recipe is a name or a list of augmentations."""
+
+    views: int = Field(default=10, ge=1, le=1024)
+    pairing: Pairing = "views"
+    distance: Distance = "l2"
+    normalize: bool = True
+    recipe: str | list[dict[str, dict[str, Any] | None] | str] = "simclr"
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+
+class AuditBody(Body):
+    """Requests an audit."""
+
+    name: Name = "audit"
+    target_ids: list[uuid.UUID] = Field(min_length=1, max_length=64)
+    reference_ids: list[uuid.UUID] = Field(min_length=1, max_length=64)
+    dataset_id: uuid.UUID
+    role_set_id: uuid.UUID
+    spec: SpecBody = Field(default_factory=SpecBody)
+
+
+class ProgressOut(BaseModel):
+    """How far an audit is."""
+
+    samples_done: int
+    samples_total: int
+    seconds_left: float | None
+
+
+class AuditOut(BaseModel):
+    """An audit; ``reason`` says why nothing moves, if nothing does."""
+
+    id: uuid.UUID
+    name: str
+    state: Literal["queued", "running", "finalising", "succeeded", "failed", "cancelled"]
+    progress: ProgressOut
+    reason: str | None
+    failure: Failure | None
+    dataset_id: uuid.UUID
+    role_set_id: uuid.UUID
+    target_ids: list[uuid.UUID]
+    reference_ids: list[uuid.UUID]
+    spec: dict[str, Any]
+    spec_digest: str
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    links: dict[str, str]
+
+
+class ScoreOut(BaseModel):
+    """One sample's scores; null with a reason in ``skipped`` when it could not be scored."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    sample: str
+    sample_key: str
+    role: Role
+    score: float | None
+    score_bounded: float | None
+    standard_error: float | None
+    alignment_target: float | None
+    alignment_reference: float | None
+    skipped: str | None
+
+
+class WorkerOut(BaseModel):
+    """A worker."""
+
+    id: str
+    device: str
+    alive: bool
+    started_at: datetime
+    last_seen_at: datetime
+
+
+class PageOut(BaseModel, Generic[Item]):
+    """Some items; ``next_cursor`` asks for the following ones."""
+
+    items: list[Item]
+    next_cursor: str | None = None
+
+
+class Health(BaseModel):
+    """Whether the service can do its work."""
+
+    status: Literal["ok", "degraded"]
+    database: bool
+    broker: bool
+    version: str
+
+
+class Limits(BaseModel):
+    """What the service accepts at most."""
+
+    encoder_bytes: int
+    dataset_bytes: int
+    roles_bytes: int

@@ -1,0 +1,86 @@
+"""Raw request bodies to artifacts: streamed, hashed and written off the event loop, bounded from the start."""
+
+import base64
+import binascii
+from typing import Any
+
+from fastapi import Request
+from starlette.concurrency import run_in_threadpool
+
+from service.artifacts import ArtifactStore, IncomingArtifact
+from service.errors import InvalidRequest, UploadTooLarge
+
+BLOCK = 2 * 2**20
+
+
+def raw_body(media_type: str) -> dict[str, Any]:
+    """Documents a body that a route reads as a stream."""
+    schema = {"type": "string"} if media_type.startswith("text/") else {"type": "string", "format": "binary"}
+    return {"requestBody": {"required": True, "content": {media_type: {"schema": schema}}}}
+
+
+def announced_digest(request: Request) -> str | None:
+    """The digest in the header ``Content-Digest: sha-256=:BASE64:`` (RFC 9530), as ``sha256:HEX``.
+
+    Raises:
+        InvalidRequest: the header is there but not of this form.
+    """
+    header = request.headers.get("Content-Digest")
+    if header is None:
+        return None
+    algorithm, _, value = header.partition("=")
+    try:
+        digest = base64.b64decode(value.strip(":"), validate=True)
+    except binascii.Error:
+        digest = b""
+    if algorithm.strip().lower() != "sha-256" or len(digest) != 32:
+        raise InvalidRequest("expected the header Content-Digest: sha-256=:BASE64: of the body")
+    return f"sha256:{digest.hex()}"
+
+
+async def receive(request: Request, store: ArtifactStore, limit: int) -> tuple[str, int]:
+    """Stores the body of a request; returns its digest and size.
+
+    Raises:
+        UploadTooLarge: it is, or says that it is, larger than the limit.
+        DigestMismatch: it is not what the header announced.
+        InvalidRequest: it is empty, or a header is malformed.
+        StorageFull: there is no room.
+    """
+    expected = announced_digest(request)
+    length = request.headers.get("Content-Length", "")
+    if length.isdecimal() and int(length) > limit:
+        raise UploadTooLarge(f"expected at most {limit} bytes; the upload announces {length}")
+    with store.incoming(limit) as artifact:
+        await _write(request, artifact)
+        if artifact.num_bytes == 0:
+            raise InvalidRequest("expected the file as the body of the request; the body is empty")
+        return await run_in_threadpool(artifact.keep, expected), artifact.num_bytes
+
+
+async def _write(request: Request, artifact: IncomingArtifact) -> None:
+    buffer = bytearray()
+    async for data in request.stream():
+        buffer += data
+        if len(buffer) >= BLOCK:
+            await run_in_threadpool(artifact.write, bytes(buffer))
+            buffer.clear()
+    await run_in_threadpool(artifact.write, bytes(buffer))
+
+
+async def receive_text(request: Request, limit: int) -> str:
+    """Returns the body of a request as text.
+
+    Raises:
+        UploadTooLarge: it is larger than the limit.
+        InvalidRequest: it is not UTF-8.
+    """
+    body = bytearray()
+    async for data in request.stream():
+        body += data
+        if len(body) > limit:
+            raise UploadTooLarge(f"expected at most {limit} bytes; more arrived")
+    try:
+        return body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"expected text in UTF-8; {error}") from error

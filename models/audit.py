@@ -1,0 +1,104 @@
+"""Audits, the chunks they are worked off in, and their scores."""
+
+import uuid
+from typing import Any
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint, desc
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.base import Base, Id, Job, Now, Time, one_of
+
+AUDIT_STATES = ("queued", "running", "finalising", "succeeded", "failed", "cancelled")
+CHUNK_STATES = ("queued", "running", "done", "failed", "cancelled")
+
+
+class Audit(Base):
+    """One request: targets against references, on a dataset with roles, as a score spec says.
+
+    Attributes:
+        summary: what was found, once it succeeded; see ``sslmem.report.summary``.
+        finalise_attempts: how often a worker began to summarise it.
+    """
+
+    __tablename__ = "audits"
+    __table_args__ = (
+        one_of("state", AUDIT_STATES),
+        CheckConstraint("(state = 'succeeded') = (summary IS NOT NULL)", name="summary"),
+        CheckConstraint("(state = 'failed') = (failure_code IS NOT NULL)", name="failure"),
+    )
+
+    id: Mapped[Id]
+    created_at: Mapped[Now]
+    started_at: Mapped[Time | None]
+    finished_at: Mapped[Time | None]
+    name: Mapped[str]
+    state: Mapped[str] = mapped_column(index=True)
+    dataset_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("datasets.id"))
+    role_set_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("role_sets.id"))
+    spec: Mapped[dict[str, Any]]
+    spec_digest: Mapped[str]
+    num_samples: Mapped[int]
+    summary: Mapped[dict[str, Any] | None]
+    failure_code: Mapped[str | None]
+    failure_detail: Mapped[str | None]
+    enqueued_at: Mapped[Time | None]
+    finalise_attempts: Mapped[int] = mapped_column(default=0, server_default="0")
+
+
+class AuditEncoder(Base):
+    """An encoder's part in an audit."""
+
+    __tablename__ = "audit_encoders"
+    __table_args__ = (one_of("part", ("target", "reference")),)
+
+    audit_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("audits.id", ondelete="CASCADE"), primary_key=True)
+    part: Mapped[str] = mapped_column(primary_key=True)
+    ordinal: Mapped[int] = mapped_column(primary_key=True)
+    encoder_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("encoders.id"), index=True)
+
+
+class Chunk(Job, Base):
+    """Contiguous samples of an audit, with all views and all encoders: the unit of work.
+
+    Attributes:
+        start: first position in the table of roles.
+        stop: one past the last.
+        num_done: samples done so far by the worker that has it, for progress.
+    """
+
+    __tablename__ = "chunks"
+    __table_args__ = (
+        one_of("state", CHUNK_STATES),
+        UniqueConstraint("audit_id", "number"),
+        Index("ix_chunks_open", "state", postgresql_where="state IN ('queued', 'running')"),
+    )
+
+    id: Mapped[Id]
+    audit_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("audits.id", ondelete="CASCADE"))
+    number: Mapped[int]
+    start: Mapped[int]
+    stop: Mapped[int]
+    num_done: Mapped[int] = mapped_column(default=0, server_default="0")
+
+
+class Score(Base):
+    """What was measured of one sample; see ``sslmem.scoring.SampleScore``."""
+
+    __tablename__ = "scores"
+    __table_args__ = (
+        CheckConstraint("(score IS NULL) = (skipped IS NOT NULL)", name="score_or_reason"),
+        Index("ix_scores_audit_id_score", "audit_id", desc("score"), "position"),
+        Index("ix_scores_audit_id_role_score", "audit_id", "role", desc("score"), "position"),
+    )
+
+    audit_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("audits.id", ondelete="CASCADE"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    sample: Mapped[str]
+    sample_key: Mapped[str]
+    role: Mapped[str]
+    score: Mapped[float | None]
+    score_bounded: Mapped[float | None]
+    standard_error: Mapped[float | None]
+    alignment_target: Mapped[float | None]
+    alignment_reference: Mapped[float | None]
+    skipped: Mapped[str | None]

@@ -1,0 +1,33 @@
+"""Engine and sessions from a URL."""
+
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.engine import make_url
+from sqlalchemy.orm import Session, sessionmaker
+
+from models import audit, dataset, encoder, operations  # noqa: F401  registers the tables
+from models.base import Base
+
+SessionFactory = sessionmaker[Session]
+metadata = Base.metadata
+
+
+def create_database_engine(url: str, *, pool_size: int = 10) -> Engine:
+    """Creates an engine for a PostgreSQL URL.
+
+    Raises:
+        ValueError: the URL is not one of PostgreSQL.
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "postgresql":
+        raise ValueError(f"expected a postgresql:// URL; found {parsed.get_backend_name()}://")
+    return create_engine(
+        parsed.set(drivername="postgresql+psycopg"),
+        pool_size=pool_size,
+        pool_pre_ping=True,  # a restarted database costs one reconnect, not one failed request per connection
+        connect_args={"connect_timeout": 5, "application_name": "sslmem"},
+    )
+
+
+def session_factory(engine: Engine) -> SessionFactory:
+    """Returns the maker of sessions on an engine."""
+    return sessionmaker(engine, expire_on_commit=False)

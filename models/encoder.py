@@ -1,0 +1,46 @@
+"""Encoders: uploaded checkpoints and what the check by a worker found."""
+
+from typing import Any
+
+from sqlalchemy import BigInteger, Float, UniqueConstraint
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.base import Base, Id, Job, Now, one_of
+
+INTAKE_STATES = ("received", "checking", "ready", "refused")
+
+
+class Encoder(Job, Base):
+    """One checkpoint with its architecture and preprocessing.
+
+    Attributes:
+        artifact_digest: of the file as uploaded.
+        weights_artifact_digest: of the plain safetensors file made from it.
+        weights_digest: of the loaded tensors, as reports show it.
+        load_report: how the entries of the file met the architecture's.
+        views_per_second: one encoder's forward rate when it was checked, for planning.
+    """
+
+    __tablename__ = "encoders"
+    __table_args__ = (
+        one_of("state", INTAKE_STATES),
+        UniqueConstraint(
+            "artifact_digest", "name", "architecture", "input_size", "mean", "std", postgresql_nulls_not_distinct=True
+        ),
+    )
+
+    id: Mapped[Id]
+    created_at: Mapped[Now]
+    name: Mapped[str]
+    artifact_digest: Mapped[str] = mapped_column(index=True)
+    num_bytes: Mapped[int] = mapped_column(BigInteger)
+    architecture: Mapped[str | None]
+    input_size: Mapped[int | None]
+    mean: Mapped[list[float]] = mapped_column(ARRAY(Float))
+    std: Mapped[list[float]] = mapped_column(ARRAY(Float))
+    weights_artifact_digest: Mapped[str | None] = mapped_column(index=True)
+    weights_digest: Mapped[str | None]
+    load_report: Mapped[dict[str, Any] | None]
+    representation_dim: Mapped[int | None]
+    views_per_second: Mapped[float | None]

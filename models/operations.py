@@ -1,0 +1,27 @@
+"""Who may ask, and who works: API tokens and workers' signs of life."""
+
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.base import Base, Id, Now, Time
+
+
+class ApiToken(Base):
+    """A bearer token, of which only the digest is kept."""
+
+    __tablename__ = "api_tokens"
+
+    id: Mapped[Id]
+    created_at: Mapped[Now]
+    name: Mapped[str]
+    digest: Mapped[str] = mapped_column(unique=True)
+
+
+class Worker(Base):
+    """A worker process that consumes the queue, with its last sign of life."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    device: Mapped[str]
+    started_at: Mapped[Now]
+    last_seen_at: Mapped[Time]

@@ -1,0 +1,133 @@
+"""Uploaded files, addressed by the SHA-256 digest of their content, in a folder."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from service.errors import ArtifactNotFound, DigestMismatch, InvalidRequest, StorageFull, UploadTooLarge
+
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+class IncomingArtifact:
+    """A file that is arriving; it exists for others only once it is complete and kept."""
+
+    def __init__(self, file: Path, root: Path, limit: int) -> None:
+        self.path, self._root, self._limit = file, root, limit
+        self._out = file.open("wb")
+        self._hash = hashlib.sha256()
+        self.num_bytes = 0
+
+    def write(self, data: bytes) -> None:
+        """Appends bytes.
+
+        Raises:
+            UploadTooLarge: there are more than allowed.
+            StorageFull: there is no room.
+        """
+        self.num_bytes += len(data)
+        if self.num_bytes > self._limit:
+            raise UploadTooLarge(f"expected at most {self._limit} bytes; more arrived")
+        self._hash.update(data)
+        try:
+            self._out.write(data)
+        except OSError as error:
+            raise _full(error) from error
+
+    def keep(self, expected: str | None = None) -> str:
+        """Makes the complete file an artifact and returns its digest.
+
+        Raises:
+            DigestMismatch: the digest is not the expected one.
+            StorageFull: there is no room.
+        """
+        digest = f"sha256:{self._hash.hexdigest()}"
+        if expected is not None and digest != expected:
+            raise DigestMismatch(f"expected the digest {expected}; {self.num_bytes} bytes arrived with {digest}")
+        try:
+            self._out.flush()
+            os.fsync(self._out.fileno())
+        except OSError as error:
+            raise _full(error) from error
+        self._out.close()
+        place = _place(self._root, digest)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        self.path.replace(place)
+        _sync_folder(place.parent)
+        return digest
+
+    def close(self) -> None:
+        """Drops what was not kept."""
+        with contextlib.suppress(OSError):
+            self._out.close()
+        self.path.unlink(missing_ok=True)
+
+
+class ArtifactStore:
+    """A folder of artifacts, shared by API and workers."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @contextlib.contextmanager
+    def incoming(self, limit: int) -> Iterator[IncomingArtifact]:
+        """Opens a file to write an artifact into; nothing is left of it unless it is kept."""
+        folder = self.root / "incoming"
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=folder)
+        os.close(handle)
+        artifact = IncomingArtifact(Path(name), self.root, limit)
+        try:
+            yield artifact
+        finally:
+            artifact.close()
+
+    def put_file(self, path: Path) -> str:
+        """Copies a file into the store and returns its digest."""
+        with self.incoming(path.stat().st_size) as artifact, path.open("rb") as file:
+            while block := file.read(2**20):
+                artifact.write(block)
+            return artifact.keep()
+
+    def path(self, digest: str) -> Path:
+        """Where an artifact lies.
+
+        Raises:
+            ArtifactNotFound: it does not exist.
+            InvalidRequest: the digest has not the form ``sha256:`` and 64 hexadecimal digits.
+        """
+        if not DIGEST.fullmatch(digest):
+            raise InvalidRequest(f"expected a digest like sha256: and 64 hexadecimal digits; found {digest[:100]!r}")
+        place = _place(self.root, digest)
+        if not place.is_file():
+            raise ArtifactNotFound(f"there is no file with the digest {digest}; upload it first")
+        return place
+
+    def remove(self, digest: str) -> None:
+        """Removes an artifact; harmless if it is gone."""
+        _place(self.root, digest).unlink(missing_ok=True)
+
+
+def _place(root: Path, digest: str) -> Path:
+    name = digest.removeprefix("sha256:")
+    return root / name[:2] / name
+
+
+def _full(error: OSError) -> StorageFull | OSError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFull()
+    return error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the new name survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

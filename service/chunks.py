@@ -1,0 +1,231 @@
+"""Chunks as workers see them: claim, record, fail; and the end of an audit."""
+
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from models.audit import Audit, Chunk
+from models.dataset import Dataset, RoleEntry
+from service import jobs, states
+from service.audits import encoders_of, lock_audit
+from service.intake import copy_rows
+from service.jobs import LeaseLost
+from service.queue import FINALISE_AUDIT, SCORE_CHUNK, JobQueue
+from service.results import all_rows
+from sslmem.report.summary import summarize
+from sslmem.spec import ScoreSpec
+
+MAX_FINALISE_ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class EncoderFiles:
+    """What a worker needs to load an encoder."""
+
+    weights_artifact_digest: str
+    architecture: str
+    input_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class ChunkPlan:
+    """Everything a chunk's scores depend on."""
+
+    chunk_id: uuid.UUID
+    audit_id: uuid.UUID
+    start: int
+    spec: ScoreSpec
+    targets: Sequence[EncoderFiles]
+    references: Sequence[EncoderFiles]
+    dataset_digest: str
+    entries: Sequence[tuple[str, str]]  # path and role of each sample, in order
+
+
+@dataclass(frozen=True)
+class RecordedScore:
+    """A row of scores; see the columns of the same names."""
+
+    sample: str
+    sample_key: str
+    role: str
+    score: float | None
+    score_bounded: float | None
+    standard_error: float | None
+    alignment_target: float | None
+    alignment_reference: float | None
+    skipped: str | None
+
+
+def claim_chunk(session: Session, chunk_id: uuid.UUID, owner: str, lease_seconds: float) -> ChunkPlan | None:
+    """Takes a chunk; None if it is not to be had: done, with another worker, cancelled, backing off or gone."""
+    audit_id = session.scalar(select(Chunk.audit_id).where(Chunk.id == chunk_id))
+    audit = lock_audit(session, audit_id) if audit_id else None
+    if audit is None or audit.state not in ("queued", "running"):
+        return None
+    if not jobs.claim(session, Chunk, chunk_id, owner, lease_seconds):
+        return None
+    states.move(session, audit, "running")
+    chunk = session.get_one(Chunk, chunk_id)
+    chunk.num_done = 0
+    parts = encoders_of(session, audit.id)
+    entries = session.execute(
+        select(RoleEntry.path, RoleEntry.role)
+        .where(RoleEntry.role_set_id == audit.role_set_id)
+        .where(RoleEntry.position >= chunk.start, RoleEntry.position < chunk.stop)
+        .order_by(RoleEntry.position)
+    ).tuples()
+    files = {
+        part: [
+            EncoderFiles(
+                weights_artifact_digest=e.weights_artifact_digest or "",
+                architecture=e.architecture or "",
+                input_size=e.input_size or 0,
+                mean=(e.mean[0], e.mean[1], e.mean[2]),
+                std=(e.std[0], e.std[1], e.std[2]),
+            )
+            for e in encoders
+        ]
+        for part, encoders in parts.items()
+    }
+    return ChunkPlan(
+        chunk_id=chunk_id,
+        audit_id=audit.id,
+        start=chunk.start,
+        spec=ScoreSpec.model_validate(audit.spec),
+        targets=files["target"],
+        references=files["reference"],
+        dataset_digest=session.get_one(Dataset, audit.dataset_id).artifact_digest,
+        entries=list(entries),
+    )
+
+
+def record_scores(
+    session: Session, queue: JobQueue, plan: ChunkPlan, owner: str, scores: Iterable[RecordedScore]
+) -> bool:
+    """Writes a chunk's scores and marks it done, both or neither; True if it was the audit's last.
+
+    Raises:
+        LeaseLost: the chunk is no longer this worker's, and nothing is written.
+    """
+    audit = lock_audit(session, plan.audit_id)
+    if audit is None or audit.state != "running":
+        raise LeaseLost
+    done = {"num_done": Chunk.stop - Chunk.start, "failure_code": None, "failure_detail": None}
+    jobs.leave(session, Chunk, plan.chunk_id, owner, "done", **done)
+    copy_rows(
+        session,
+        "scores (audit_id, position, sample, sample_key, role, score, score_bounded, standard_error, "
+        "alignment_target, alignment_reference, skipped)",
+        (
+            (
+                plan.audit_id,
+                position,
+                s.sample,
+                s.sample_key,
+                s.role,
+                s.score,
+                s.score_bounded,
+                s.standard_error,
+                s.alignment_target,
+                s.alignment_reference,
+                s.skipped,
+            )
+            for position, s in enumerate(scores, start=plan.start)
+        ),
+    )
+    open_chunks = session.scalar(select(func.count()).where(Chunk.audit_id == plan.audit_id, Chunk.state != "done"))
+    if open_chunks == 0:
+        states.move(session, audit, "finalising")
+        audit.enqueued_at = func.clock_timestamp()
+        queue.send_after_commit(session, FINALISE_AUDIT, audit.id)
+        return True
+    announce_next(session, queue, plan.audit_id)
+    return False
+
+
+def announce_next(session: Session, queue: JobQueue, audit_id: uuid.UUID) -> None:
+    """Announces the first chunk of an audit that was not announced yet, if there is one."""
+    first = (
+        select(Chunk.id)
+        .where(Chunk.audit_id == audit_id, Chunk.state == "queued", Chunk.enqueued_at.is_(None))
+        .where(Chunk.available_at <= func.clock_timestamp())
+        .order_by(Chunk.number)
+        .limit(1)
+        .scalar_subquery()
+    )
+    statement = update(Chunk).where(Chunk.id == first).values(enqueued_at=func.clock_timestamp()).returning(Chunk.id)
+    chunk_id = session.scalar(statement)
+    if chunk_id is not None:
+        queue.send_after_commit(session, SCORE_CHUNK, chunk_id)
+
+
+def fail_chunk(
+    session: Session, plan: ChunkPlan, owner: str, *, code: str, detail: str, max_attempts: int | None
+) -> None:
+    """Notes that a chunk failed: it is tried again later, or ends its audit.
+
+    Args:
+        session: of the transaction.
+        plan: of the chunk.
+        owner: the worker.
+        code: of the failure.
+        detail: as a sentence.
+        max_attempts: how often to try; None if trying again cannot help.
+
+    Raises:
+        LeaseLost: the chunk is no longer this worker's.
+    """
+    audit = lock_audit(session, plan.audit_id)
+    attempts = session.get_one(Chunk, plan.chunk_id).attempts
+    failure = {"failure_code": code, "failure_detail": detail}
+    if max_attempts is not None and attempts < max_attempts:
+        again = {"available_at": jobs.back_off(attempts), "enqueued_at": None, "num_done": 0}
+        jobs.leave(session, Chunk, plan.chunk_id, owner, "queued", **failure, **again)
+        return
+    jobs.leave(session, Chunk, plan.chunk_id, owner, "failed", **failure)
+    if audit is not None:
+        states.fail(session, audit, code, detail)
+
+
+def hand_back(session: Session, plan: ChunkPlan, owner: str) -> None:
+    """Gives a chunk up unharmed, when the worker is asked to stop; the attempt does not count.
+
+    Raises:
+        LeaseLost: the chunk is no longer this worker's.
+    """
+    again = {"attempts": Chunk.attempts - 1, "enqueued_at": None, "num_done": 0}
+    jobs.leave(session, Chunk, plan.chunk_id, owner, "queued", **again)
+
+
+def begin_finalising(session: Session, audit_id: uuid.UUID) -> bool:
+    """Counts an attempt to summarise an audit; False if there is nothing to summarise, or too many have failed."""
+    audit = lock_audit(session, audit_id)
+    if audit is None or audit.state != "finalising":
+        return False
+    if audit.finalise_attempts >= MAX_FINALISE_ATTEMPTS:
+        detail = f"the scores are complete but summarising them failed {MAX_FINALISE_ATTEMPTS} times"
+        states.fail(session, audit, "finalise-failed", detail)
+        return False
+    audit.finalise_attempts += 1
+    return True
+
+
+def finalise(session: Session, audit_id: uuid.UUID) -> None:
+    """Summarises an audit whose scores are complete; doing it twice gives the same."""
+    audit = session.get_one(Audit, audit_id)
+    parts = encoders_of(session, audit_id)
+    summary = summarize(
+        all_rows(session, audit_id),
+        ScoreSpec.model_validate(audit.spec),
+        target_digests=[encoder.weights_digest or "" for encoder in parts["target"]],
+        reference_digests=[encoder.weights_digest or "" for encoder in parts["reference"]],
+    )
+    locked = lock_audit(session, audit_id)
+    if locked is not None and locked.state == "finalising":
+        locked.summary = summary.model_dump(mode="json")
+        states.move(session, locked, "succeeded")

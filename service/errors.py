@@ -1,0 +1,106 @@
+"""What the service refuses, with a stable code and a kind; HTTP is not known here."""
+
+from typing import ClassVar, Literal
+
+Kind = Literal["not-found", "conflict", "invalid", "too-large", "unauthorized", "unavailable"]
+
+
+class ServiceError(Exception):
+    """The request cannot be carried out."""
+
+    code: ClassVar[str] = "service-error"
+    kind: ClassVar[Kind] = "invalid"
+
+    def __init__(self, detail: str | None = None) -> None:
+        self.detail = detail or (type(self).__doc__ or "").strip()
+        super().__init__(self.detail)
+
+
+class Unauthorized(ServiceError):
+    """Expected the header Authorization: Bearer TOKEN with a valid API token."""
+
+    code, kind = "unauthorized", "unauthorized"
+
+
+class EncoderNotFound(ServiceError):
+    """There is no such encoder."""
+
+    code, kind = "encoder-not-found", "not-found"
+
+
+class DatasetNotFound(ServiceError):
+    """There is no such dataset."""
+
+    code, kind = "dataset-not-found", "not-found"
+
+
+class RoleSetNotFound(ServiceError):
+    """There is no such table of roles for this dataset."""
+
+    code, kind = "role-set-not-found", "not-found"
+
+
+class AuditNotFound(ServiceError):
+    """There is no such audit."""
+
+    code, kind = "audit-not-found", "not-found"
+
+
+class ArtifactNotFound(ServiceError):
+    """There is no file with this digest; upload it first."""
+
+    code, kind = "artifact-not-found", "not-found"
+
+
+class NotReady(ServiceError):
+    """It has not been checked yet, or was refused."""
+
+    code, kind = "not-ready", "conflict"
+
+
+class InUse(ServiceError):
+    """An audit uses it; delete the audit first."""
+
+    code, kind = "in-use", "conflict"
+
+
+class AuditNotEnded(ServiceError):
+    """The audit has not ended; cancel it first."""
+
+    code, kind = "audit-not-ended", "conflict"
+
+
+class AuditNotSucceeded(ServiceError):
+    """The audit has no result (yet)."""
+
+    code, kind = "audit-not-succeeded", "conflict"
+
+
+class InvalidRequest(ServiceError):
+    """The request contradicts itself."""
+
+    code, kind = "invalid-request", "invalid"
+
+
+class UploadTooLarge(ServiceError):
+    """The upload is larger than allowed; GET /v1/limits says how large it may be."""
+
+    code, kind = "upload-too-large", "too-large"
+
+
+class DigestMismatch(ServiceError):
+    """The bytes that arrived do not have the digest that was announced."""
+
+    code, kind = "digest-mismatch", "invalid"
+
+
+class DatabaseUnavailable(ServiceError):
+    """The database does not answer; try again."""
+
+    code, kind = "database-unavailable", "unavailable"
+
+
+class StorageFull(ServiceError):
+    """The service has no room left for the upload."""
+
+    code, kind = "storage-full", "unavailable"

@@ -1,0 +1,181 @@
+"""Encoders and datasets from upload to ready: register, check, refuse, delete."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import delete, exists, func, or_, select
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.orm import Session
+
+from models.audit import Audit, AuditEncoder
+from models.dataset import Dataset
+from models.encoder import Encoder
+from service import jobs
+from service.artifacts import ArtifactStore
+from service.errors import DatasetNotFound, EncoderNotFound, InUse, NotReady, ServiceError
+from service.queue import CHECK_DATASET, CHECK_ENCODER, JobQueue
+
+Row = TypeVar("Row", Encoder, Dataset)
+
+IntakeModel = type[Encoder] | type[Dataset]
+
+TASKS: dict[IntakeModel, str] = {Encoder: CHECK_ENCODER, Dataset: CHECK_DATASET}
+_NOT_FOUND: dict[IntakeModel, type[ServiceError]] = {
+    Encoder: EncoderNotFound,
+    Dataset: DatasetNotFound,
+}
+SAME = {
+    Encoder: ("artifact_digest", "name", "architecture", "input_size", "mean", "std"),
+    Dataset: ("artifact_digest", "name"),
+}
+
+
+def register(session: Session, queue: JobQueue, model: type[Row], values: Mapping[str, Any]) -> tuple[Row, bool]:
+    """Adds an encoder or dataset, to be checked by a worker.
+
+    Args:
+        session: of the transaction.
+        queue: told once that has committed.
+        model: which of the two.
+        values: columns of the new row.
+
+    Returns:
+        The row, or the one that was registered with the same file and settings before; and whether it is new.
+    """
+    statement = (
+        postgresql.insert(model)
+        .values(state="received", enqueued_at=func.clock_timestamp(), **values)
+        .on_conflict_do_nothing()
+        .returning(model.id)
+    )
+    row_id = session.scalar(statement)
+    if row_id is not None:
+        queue.send_after_commit(session, TASKS[model], row_id)
+        return session.get_one(model, row_id), True
+    conditions = [getattr(model, name).is_not_distinct_from(values[name]) for name in SAME[model]]
+    return session.scalars(select(model).where(*conditions)).one(), False
+
+
+def get(session: Session, model: type[Row], row_id: uuid.UUID) -> Row:
+    """Returns an encoder or dataset.
+
+    Raises:
+        EncoderNotFound: there is none; for datasets DatasetNotFound.
+    """
+    row = session.get(model, row_id)
+    if row is None:
+        raise _NOT_FOUND[model](f"there is no {model.__name__.lower()} with the id {row_id}")
+    return row
+
+
+def require_ready(row: Encoder | Dataset) -> None:
+    """Accepts a row that was checked and found usable.
+
+    Raises:
+        NotReady: it is not checked yet, or was refused.
+    """
+    kind = type(row).__name__.lower()
+    if row.state == "refused":
+        raise NotReady(f"the {kind} {row.name} ({row.id}) was refused: {row.failure_detail}")
+    if row.state != "ready":
+        raise NotReady(f"the {kind} {row.name} ({row.id}) has not been checked yet; wait until its state is ready")
+
+
+def accept_encoder(session: Session, encoder_id: uuid.UUID, owner: str, found: Mapping[str, Any]) -> None:
+    """Marks an encoder ready with what the worker found.
+
+    Raises:
+        LeaseLost: it is no longer this worker's.
+    """
+    jobs.leave(session, Encoder, encoder_id, owner, "ready", failure_code=None, failure_detail=None, **found)
+
+
+def accept_dataset(session: Session, dataset_id: uuid.UUID, owner: str, samples: Sequence[tuple[str, str]]) -> None:
+    """Marks a dataset ready with its samples as (path, sample key), in the order of paths.
+
+    Raises:
+        LeaseLost: it is no longer this worker's.
+    """
+    jobs.leave(
+        session, Dataset, dataset_id, owner, "ready", num_samples=len(samples), failure_code=None, failure_detail=None
+    )
+    copy_rows(
+        session,
+        "dataset_samples (dataset_id, position, path, sample_key)",
+        ((dataset_id, position, path, key) for position, (path, key) in enumerate(samples)),
+    )
+
+
+def refuse(session: Session, model: IntakeModel, row_id: uuid.UUID, owner: str, *, code: str, detail: str) -> None:
+    """Marks an encoder or dataset refused, for good.
+
+    Raises:
+        LeaseLost: it is no longer this worker's.
+    """
+    jobs.leave(session, model, row_id, owner, "refused", failure_code=code, failure_detail=detail)
+
+
+def retry_later(
+    session: Session,
+    model: IntakeModel,
+    row_id: uuid.UUID,
+    owner: str,
+    *,
+    max_attempts: int,
+    code: str,
+    detail: str,
+) -> None:
+    """Hands a row back after a failure that may pass; after too many of them it is refused.
+
+    Raises:
+        LeaseLost: it is no longer this worker's.
+    """
+    attempts = session.scalars(select(model.attempts).where(model.id == row_id)).one()
+    state = "refused" if attempts >= max_attempts else "received"
+    values = {"available_at": jobs.back_off(attempts), "enqueued_at": None}
+    jobs.leave(session, model, row_id, owner, state, failure_code=code, failure_detail=detail, **values)
+
+
+def remove(session: Session, model: type[Row], row_id: uuid.UUID, store: ArtifactStore) -> None:
+    """Deletes an encoder or dataset that no audit uses, and its files if nothing else refers to them.
+
+    Raises:
+        InUse: an audit uses it.
+        EncoderNotFound: there is none; for datasets DatasetNotFound.
+    """
+    row = get(session, model, row_id)
+    used = exists().where(AuditEncoder.encoder_id == row_id if model is Encoder else Audit.dataset_id == row_id)
+    if session.scalar(select(used)):
+        raise InUse(f"an audit uses the {model.__name__.lower()} {row.name}; delete the audit first")
+    digests = [row.artifact_digest]
+    if isinstance(row, Encoder) and row.weights_artifact_digest:
+        digests.append(row.weights_artifact_digest)
+    session.execute(delete(model).where(model.id == row_id))
+    for digest in digests:
+        if not session.scalar(select(_referred(digest))):
+            store.remove(digest)
+
+
+def _referred(digest: str) -> Any:  # noqa: ANN401  an SQL expression
+    return or_(
+        exists().where(or_(Encoder.artifact_digest == digest, Encoder.weights_artifact_digest == digest)),
+        exists().where(Dataset.artifact_digest == digest),
+    )
+
+
+def copy_rows(session: Session, target: str, rows: Any) -> None:  # noqa: ANN401  an iterable of tuples
+    """Inserts rows by COPY within the session's transaction.
+
+    Args:
+        session: of the transaction.
+        target: the table and its columns, a constant of ours.
+        rows: tuples in that order.
+    """
+    session.flush()
+    driver = session.connection().connection.driver_connection
+    if driver is None:
+        raise RuntimeError("the session has no connection to the database")
+    with driver.cursor() as cursor, cursor.copy(f"COPY {target} FROM STDIN") as copy:
+        for row in rows:
+            copy.write_row(row)

@@ -1,0 +1,97 @@
+"""Leases on rows: claim, renew, hand back. Every move is one conditional UPDATE by the database's clock."""
+
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, update
+from sqlalchemy.orm import Session
+
+from models.audit import Chunk
+from models.dataset import Dataset
+from models.encoder import Encoder
+
+JobModel = type[Encoder] | type[Dataset] | type[Chunk]
+
+BACK_OFF_SECONDS = 5
+
+
+@dataclass(frozen=True)
+class States:
+    """The names of the states that a job of one kind goes through."""
+
+    waiting: str
+    working: str
+    failed: str
+
+
+STATES: dict[JobModel, States] = {
+    Encoder: States("received", "checking", "refused"),
+    Dataset: States("received", "checking", "refused"),
+    Chunk: States("queued", "running", "failed"),
+}
+
+
+class LeaseLost(Exception):
+    """The row is no longer this worker's: cancelled, deleted, or given to another after too long a silence."""
+
+
+def seconds(number: float) -> Any:  # noqa: ANN401  an SQL expression
+    """An interval of so many seconds."""
+    return func.make_interval(0, 0, 0, 0, 0, 0, number)
+
+
+def claim(session: Session, model: JobModel, row_id: uuid.UUID, owner: str, lease_seconds: float) -> bool:
+    """Takes a waiting row, counting the attempt; False if it is not waiting (any more)."""
+    states = STATES[model]
+    statement = (
+        update(model)
+        .where(model.id == row_id, model.state == states.waiting, model.available_at <= func.clock_timestamp())
+        .values(
+            state=states.working,
+            attempts=model.attempts + 1,
+            lease_owner=owner,
+            lease_expires_at=func.clock_timestamp() + seconds(lease_seconds),
+        )
+        .returning(model.id)
+    )
+    return session.scalar(statement) is not None
+
+
+def renew(
+    session: Session,
+    model: JobModel,
+    row_id: uuid.UUID,
+    owner: str,
+    lease_seconds: float,
+    **progress: int,
+) -> bool:
+    """Renews a lease and notes progress; False if the row is no longer the owner's."""
+    statement = (
+        update(model)
+        .where(model.id == row_id, model.state == STATES[model].working, model.lease_owner == owner)
+        .values(lease_expires_at=func.clock_timestamp() + seconds(lease_seconds), **progress)
+        .returning(model.id)
+    )
+    return session.scalar(statement) is not None
+
+
+def leave(session: Session, model: JobModel, row_id: uuid.UUID, owner: str, state: str, **values: Any) -> None:  # noqa: ANN401
+    """Moves a row of the owner's to another state and gives the lease up.
+
+    Raises:
+        LeaseLost: the row is no longer the owner's.
+    """
+    statement = (
+        update(model)
+        .where(model.id == row_id, model.state == STATES[model].working, model.lease_owner == owner)
+        .values(state=state, lease_owner=None, lease_expires_at=None, **values)
+        .returning(model.id)
+    )
+    if session.scalar(statement) is None:
+        raise LeaseLost
+
+
+def back_off(attempts: int) -> Any:  # noqa: ANN401  an SQL expression
+    """When to try again after so many attempts: 5, 10, 20, ... seconds from now."""
+    return func.clock_timestamp() + seconds(BACK_OFF_SECONDS * 2 ** (attempts - 1))

@@ -1,0 +1,85 @@
+"""The doorbell: messages that carry ids, sent only after the transaction that made the work has committed."""
+
+import logging
+from typing import Any
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+from sqlalchemy import event
+from sqlalchemy.orm import Session
+
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+CHECK_ENCODER = "encoder.check"
+CHECK_DATASET = "dataset.check"
+SCORE_CHUNK = "chunk.score"
+FINALISE_AUDIT = "audit.finalise"
+
+_PENDING = "sslmem.messages"
+
+
+def create_celery(settings: Settings) -> Celery:
+    """Creates the Celery application.
+
+    Messages are acknowledged when received and no results are kept: the database knows what is to be done, and
+    the sweeper sends again what was lost. So Redis' visibility timeout has nothing to deliver twice.
+    """
+    app = Celery("sslmem", broker=settings.require_broker_url(), set_as_current=False)
+    app.conf.update(
+        task_default_queue=settings.queue,
+        task_ignore_result=True,
+        task_acks_late=False,
+        worker_prefetch_multiplier=1,
+        worker_concurrency=1,
+        worker_hijack_root_logger=False,
+        worker_send_task_events=False,
+        worker_enable_remote_control=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_timeout=3,
+        broker_transport_options={
+            "socket_timeout": 10,
+            "socket_connect_timeout": 2,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+        },
+        task_serializer="json",
+        accept_content=["json"],
+    )
+    return app
+
+
+class JobQueue:
+    """Sends messages to workers."""
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+
+    def send(self, name: str, row_id: object) -> None:
+        """Sends a message now. A broker that is down is logged only: the sweeper sends again."""
+        try:
+            self.app.send_task(name, args=[str(row_id)], retry=False)
+        except (OperationalError, OSError) as error:
+            logger.warning("%s %s not sent, the sweeper will: %s", name, row_id, error)
+
+    def send_after_commit(self, session: Session, name: str, row_id: object) -> None:
+        """Sends a message once the session's transaction has committed; never if it rolls back."""
+        pending = session.info.setdefault(_PENDING, [])
+        pending.append((self, name, row_id))
+
+
+@event.listens_for(Session, "after_commit")
+def _send_pending(session: Session) -> None:
+    # Also called when a savepoint is released, which commits nothing yet.
+    if session.in_nested_transaction():
+        return
+    for queue, name, row_id in session.info.pop(_PENDING, []):
+        queue.send(name, row_id)
+
+
+@event.listens_for(Session, "after_soft_rollback")
+def _drop_pending(session: Session, previous: Any) -> None:  # noqa: ANN401  SQLAlchemy's transaction
+    if previous.nested:
+        return
+    session.info.pop(_PENDING, None)

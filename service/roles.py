@@ -1,0 +1,80 @@
+"""Tables of roles: registered once for a dataset, used by any number of audits."""
+
+import hashlib
+import uuid
+from collections import Counter
+
+from sqlalchemy import select
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.orm import Session
+
+from models.dataset import Dataset, DatasetSample, RoleSet
+from service import intake
+from service.errors import RoleSetNotFound
+from sslmem.roles import match_roles, read_roles
+
+
+def register_roles(session: Session, dataset_id: uuid.UUID, text: str, name: str) -> tuple[RoleSet, bool]:
+    """Registers a CSV table of roles.
+
+    Returns:
+        The table, or the one with the same roles that was registered before; and whether it is new.
+
+    Raises:
+        DatasetNotFound: there is no such dataset.
+        NotReady: the dataset was not checked yet, or was refused.
+        RolesError: the table is not usable, or names samples that the dataset does not have.
+    """
+    dataset = intake.get(session, Dataset, dataset_id)
+    intake.require_ready(dataset)
+    roles = read_roles(text)
+    samples = select(DatasetSample.path, DatasetSample.sample_key).where(DatasetSample.dataset_id == dataset_id)
+    keys = dict(session.execute(samples).tuples().all())
+    match_roles(roles, set(keys))
+    entries = sorted(roles.items())
+    digest = "sha256:" + hashlib.sha256("\n".join(f"{path}\t{role}" for path, role in entries).encode()).hexdigest()
+    statement = (
+        postgresql.insert(RoleSet)
+        .values(
+            dataset_id=dataset_id,
+            name=name,
+            digest=digest,
+            num_samples=len(entries),
+            counts=dict(Counter(roles.values())),
+        )
+        .on_conflict_do_nothing()
+        .returning(RoleSet.id)
+    )
+    role_set_id = session.scalar(statement)
+    if role_set_id is None:
+        same = select(RoleSet).where(RoleSet.dataset_id == dataset_id, RoleSet.digest == digest)
+        return session.scalars(same).one(), False
+    intake.copy_rows(
+        session,
+        "role_entries (role_set_id, position, path, sample_key, role)",
+        ((role_set_id, position, path, keys[path], role) for position, (path, role) in enumerate(entries)),
+    )
+    return session.get_one(RoleSet, role_set_id), True
+
+
+def get_roles(session: Session, dataset_id: uuid.UUID, role_set_id: uuid.UUID) -> RoleSet:
+    """Returns a table of roles of a dataset.
+
+    Raises:
+        RoleSetNotFound: there is none.
+    """
+    role_set = session.get(RoleSet, role_set_id)
+    if role_set is None or role_set.dataset_id != dataset_id:
+        raise RoleSetNotFound(f"the dataset {dataset_id} has no table of roles with the id {role_set_id}")
+    return role_set
+
+
+def list_roles(session: Session, dataset_id: uuid.UUID) -> list[RoleSet]:
+    """Returns the tables of roles of a dataset, newest first.
+
+    Raises:
+        DatasetNotFound: there is no such dataset.
+    """
+    intake.get(session, Dataset, dataset_id)
+    statement = select(RoleSet).where(RoleSet.dataset_id == dataset_id).order_by(RoleSet.created_at.desc())
+    return list(session.scalars(statement))

@@ -1,0 +1,232 @@
+"""What a worker does with an id: the only place where the service and torch meet."""
+
+import logging
+import tempfile
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models.audit import Chunk
+from models.dataset import Dataset
+from models.encoder import Encoder
+from service import chunks, intake, jobs
+from service.chunks import ChunkPlan, EncoderFiles, RecordedScore
+from service.context import Context
+from service.database import Session
+from service.jobs import LeaseLost
+from service.settings import Settings
+from sslmem.errors import SslmemError
+from worker.lease import Lease
+
+if TYPE_CHECKING:
+    from sslmem.encoders.load import Encoder as LoadedEncoder
+
+logger = logging.getLogger(__name__)
+
+Accept = Callable[[Session, str], None]  # with the session to do it in and the owner of the lease
+
+WARM_ENCODERS = 8
+UNEXPECTED = "internal-error"
+
+
+class Runner:
+    """Runs the tasks in the worker's child process. Torch is loaded by the first task that needs it."""
+
+    def __init__(self, settings: Settings, owner: str) -> None:
+        self._settings, self._owner = settings, owner
+        self._context: Context | None = None
+        self._warm: OrderedDict[EncoderFiles, LoadedEncoder] = OrderedDict()
+
+    def open(self) -> None:
+        """Connects, in the child: connections do not survive a fork."""
+        self._context = Context.from_settings(self._settings, pool_size=4)
+
+    @property
+    def context(self) -> Context:
+        """Database, artifacts and queue of this process."""
+        if self._context is None:
+            self.open()
+        if self._context is None:
+            raise RuntimeError("the runner has no context")
+        return self._context
+
+    def check_encoder(self, encoder_id: uuid.UUID) -> None:
+        """Converts, loads and probes an uploaded checkpoint."""
+        self._check(Encoder, encoder_id, self._inspect_encoder)
+
+    def check_dataset(self, dataset_id: uuid.UUID) -> None:
+        """Lists and digests the images of an uploaded archive."""
+        self._check(Dataset, dataset_id, self._inspect_dataset)
+
+    def _check(self, model: intake.IntakeModel, row_id: uuid.UUID, inspect: Callable[[Any, Lease], Accept]) -> None:
+        """Claims an encoder or dataset, inspects it, and accepts or refuses it."""
+        context, owner = self.context, self._task_owner()
+        with context.sessions.begin() as session:
+            if not jobs.claim(session, model, row_id, owner, self._settings.lease_seconds):
+                return
+            row = session.get(model, row_id)
+            if row is None:
+                return
+        failure: dict[str, str]
+        try:
+            with Lease(context.sessions, model, row_id, owner, self._settings.lease_seconds) as lease:
+                accept = inspect(row, lease)
+            with context.sessions.begin() as session:
+                accept(session, owner)
+        except LeaseLost:
+            logger.warning("%s %s is no longer ours; dropped", model.__name__, row_id)
+        except SslmemError as error:
+            failure = {"code": error.code, "detail": error.detail}
+            with context.sessions.begin() as session:
+                intake.refuse(session, model, row_id, owner, **failure)
+        except Exception as error:
+            logger.exception("%s %s failed", model.__name__, row_id)
+            failure = {"code": UNEXPECTED, "detail": f"{type(error).__name__}: {error}"}
+            attempts = self._settings.max_attempts
+            with context.sessions.begin() as session:
+                intake.retry_later(session, model, row_id, owner, max_attempts=attempts, **failure)
+
+    def _inspect_encoder(self, row: Encoder, _: Lease) -> Accept:
+        from sslmem.encoders.convert import convert_checkpoint  # noqa: PLC0415
+        from sslmem.encoders.load import load_encoder, probe  # noqa: PLC0415
+        from sslmem.scoring import pick_device  # noqa: PLC0415
+
+        store = self.context.store
+        with tempfile.TemporaryDirectory(prefix="sslmem-") as folder:
+            plain = Path(folder) / "encoder.safetensors"
+            convert_checkpoint(store.path(row.artifact_digest), plain, name=row.name)
+            encoder = load_encoder(
+                plain,
+                architecture=row.architecture,
+                input_size=row.input_size,
+                mean=(row.mean[0], row.mean[1], row.mean[2]),
+                std=(row.std[0], row.std[1], row.std[2]),
+                device=str(pick_device(self._settings.device)),
+            )
+            found = probe(encoder)
+            values = {
+                "architecture": encoder.report.architecture,
+                "input_size": encoder.input_size,
+                "weights_artifact_digest": store.put_file(plain),
+                "weights_digest": encoder.weights_digest,
+                "load_report": encoder.report.model_dump(mode="json"),
+                "representation_dim": found.representation_dim,
+                "views_per_second": found.views_per_second,
+            }
+        return lambda session, owner: intake.accept_encoder(session, row.id, owner, values)
+
+    def _inspect_dataset(self, row: Dataset, lease: Lease) -> Accept:
+        from sslmem.datasets.source import open_dataset  # noqa: PLC0415
+        from sslmem.scoring import read_samples  # noqa: PLC0415
+
+        samples = []
+        with open_dataset(self.context.store.path(row.artifact_digest)) as dataset:
+            for sample in read_samples(dataset, [entry.path for entry in dataset.samples]):
+                lease.check()
+                samples.append((sample.name, sample.key))
+        return lambda session, owner: intake.accept_dataset(session, row.id, owner, samples)
+
+    def score_chunk(self, chunk_id: uuid.UUID) -> None:
+        """Scores one chunk of an audit; does nothing if it is not to be had."""
+        context, owner = self.context, self._task_owner()
+        with context.sessions.begin() as session:
+            plan = chunks.claim_chunk(session, chunk_id, owner, self._settings.lease_seconds)
+        if plan is None:
+            return
+        try:
+            with Lease(context.sessions, Chunk, chunk_id, owner, self._settings.lease_seconds) as lease:
+                scores = self._score(plan, lease)
+            with context.sessions.begin() as session:
+                last = chunks.record_scores(session, context.queue, plan, owner, scores)
+            logger.info("chunk %s of audit %s: %d samples scored", chunk_id, plan.audit_id, len(scores))
+        except LeaseLost:
+            logger.warning("chunk %s is no longer ours; its scores are dropped", chunk_id)
+        except SslmemError as error:
+            self._fail(plan, owner, code=error.code, detail=error.detail, max_attempts=None)
+        except (SystemExit, KeyboardInterrupt):
+            with context.sessions.begin() as session:
+                chunks.hand_back(session, plan, owner)
+            raise
+        except Exception as error:
+            logger.exception("chunk %s failed", chunk_id)
+            detail = f"scoring failed unexpectedly ({type(error).__name__}: {error}); the worker's log has the details"
+            self._fail(plan, owner, code=UNEXPECTED, detail=detail, max_attempts=self._settings.max_attempts)
+        else:
+            if last:
+                self.finalise_audit(plan.audit_id)
+
+    def _fail(self, plan: ChunkPlan, owner: str, *, code: str, detail: str, max_attempts: int | None) -> None:
+        try:
+            with self.context.sessions.begin() as session:
+                chunks.fail_chunk(session, plan, owner, code=code, detail=detail, max_attempts=max_attempts)
+        except LeaseLost:
+            logger.warning("chunk %s is no longer ours; its failure is dropped", plan.chunk_id)
+
+    def _score(self, plan: ChunkPlan, lease: Lease) -> list[RecordedScore]:
+        from sslmem.datasets.source import open_dataset  # noqa: PLC0415
+        from sslmem.scoring import pick_device, read_samples, score  # noqa: PLC0415
+
+        targets, references = ([self._load(files) for files in part] for part in (plan.targets, plan.references))
+        roles = dict(plan.entries)
+        scores: list[RecordedScore] = []
+        with open_dataset(self.context.store.path(plan.dataset_digest)) as dataset:
+            for batch in score(
+                targets,
+                references,
+                read_samples(dataset, [path for path, _ in plan.entries]),
+                plan.spec,
+                device=pick_device(self._settings.device),
+                batch_size=self._settings.batch_size,
+            ):
+                lease.check()
+                scores += [
+                    RecordedScore(
+                        sample=s.name,
+                        sample_key=s.key,
+                        role=roles[s.name],
+                        score=s.score,
+                        score_bounded=s.score_bounded,
+                        standard_error=s.standard_error,
+                        alignment_target=s.alignment_target,
+                        alignment_reference=s.alignment_reference,
+                        skipped=s.skipped,
+                    )
+                    for s in batch
+                ]
+                lease.num_done = len(scores)
+        return scores
+
+    def _load(self, files: EncoderFiles) -> "LoadedEncoder":
+        """Loads an encoder, or returns it from among the last few used."""
+        from sslmem.encoders.load import load_encoder  # noqa: PLC0415
+        from sslmem.scoring import pick_device  # noqa: PLC0415
+
+        if files not in self._warm:
+            self._warm[files] = load_encoder(
+                self.context.store.path(files.weights_artifact_digest),
+                architecture=files.architecture,
+                input_size=files.input_size,
+                mean=files.mean,
+                std=files.std,
+                device=str(pick_device(self._settings.device)),
+            )
+        self._warm.move_to_end(files)
+        while len(self._warm) > WARM_ENCODERS:
+            self._warm.popitem(last=False)
+        return self._warm[files]
+
+    def finalise_audit(self, audit_id: uuid.UUID) -> None:
+        """Summarises an audit whose scores are complete."""
+        sessions = self.context.sessions
+        with sessions.begin() as session:
+            if not chunks.begin_finalising(session, audit_id):
+                return
+        with sessions.begin() as session:
+            chunks.finalise(session, audit_id)
+        logger.info("audit %s succeeded", audit_id)
+
+    def _task_owner(self) -> str:
+        """A new name for each claim: a worker that claims a row again must not pass for its earlier self."""
+        return f"{self._owner}:{uuid.uuid4().hex[:8]}"

@@ -1,0 +1,42 @@
+"""``python -m worker.sweeper`` looks every few seconds for work that nobody has."""
+
+import logging
+import signal
+import threading
+
+from service.context import Context
+from service.logs import set_up_logging
+from service.settings import get_settings
+from service.sweep import sweep
+
+logger = logging.getLogger(__name__)
+
+
+def run(context: Context, stop: threading.Event) -> None:
+    """Sweeps until told to stop; a database that is away is waited for."""
+    while not stop.wait(context.settings.sweep_seconds):
+        try:
+            with context.sessions.begin() as session:
+                moved = sweep(session, context.queue, context.settings)
+            if moved:
+                logger.info("%d rows freed, ended or announced again", moved)
+        except Exception:
+            logger.exception("the sweep failed; trying again")
+
+
+def main() -> None:
+    """Runs until SIGTERM or SIGINT."""
+    settings = get_settings()
+    set_up_logging(settings.log_level)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    context = Context.from_settings(settings, pool_size=1)
+    try:
+        run(context, stop)
+    finally:
+        context.close()
+
+
+if __name__ == "__main__":
+    main()
