@@ -1,17 +1,20 @@
-"""``python -m service``: run the whole service, migrate a database, create an API token."""
+"""``python -m service``: run the whole service, migrate a database, create an API token, and checks for developers."""
 
 import argparse
 import signal
 import sys
+import tempfile
+from pathlib import Path
 
 from sqlalchemy.exc import OperationalError
 
 from models.database import create_database_engine, session_factory
+from service.embedded.postgres import Postgres
 from service.embedded.process import ServiceStartError
 from service.embedded.supervisor import Supervisor
 from service.logs import set_up_logging
-from service.migrate import upgrade
-from service.settings import Settings
+from service.migrate import differences, downgrade, upgrade
+from service.settings import Settings, settings_page
 from service.tokens import create_token
 
 EXIT_NOT_STARTED = 2
@@ -44,12 +47,33 @@ def token(settings: Settings, arguments: argparse.Namespace) -> None:
     engine.dispose()
 
 
+def check_migrations(_: Settings, __: argparse.Namespace) -> None:
+    """Checks on a temporary database that migrations and models agree, and that migrations go down and up again."""
+    with tempfile.TemporaryDirectory(prefix="sslmem-") as folder:
+        server = Postgres.start(Path(folder), Path(folder) / "postgres.log", durable=False)
+        try:
+            upgrade(server.url)
+            found = differences(server.url)
+            downgrade(server.url)
+            upgrade(server.url)
+        finally:
+            server.stop()
+    if found:
+        raise ValueError("the models differ from the migrations; write a migration for: " + "; ".join(found))
+    _say("Migrations and models agree.")
+
+
+def show_settings(_: Settings, __: argparse.Namespace) -> None:
+    """Prints what can be set by environment variables, as Markdown."""
+    sys.stdout.write(settings_page())
+
+
 def main() -> None:
     """Runs one of the commands; what is in the way is one line on standard error and status 2."""
     parser = argparse.ArgumentParser(prog="python -m service", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    for command in (up, migrate, token):
-        sub = commands.add_parser(command.__name__, help=command.__doc__)
+    for command in (up, migrate, token, show_settings, check_migrations):
+        sub = commands.add_parser(command.__name__.replace("_", "-"), help=command.__doc__)
         sub.set_defaults(command=command)
         if command is up:
             sub.add_argument("--host", help="address to listen on; default 127.0.0.1 or SSLMEM_HOST")
@@ -58,9 +82,8 @@ def main() -> None:
             sub.add_argument("name", help="whose it is, for people")
     arguments = parser.parse_args()
     try:
-        settings = Settings()
         set_up_logging("WARNING")
-        arguments.command(settings, arguments)
+        arguments.command(Settings(), arguments)
     except (ServiceStartError, ValueError) as error:
         sys.exit(_failed(str(error).replace("\n", " ")))
     except OperationalError as error:

@@ -4,10 +4,12 @@ import logging
 from pathlib import Path
 
 from alembic import command
+from alembic.autogenerate import compare_metadata
 from alembic.config import Config
+from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 
-from models.database import create_database_engine
+from models.database import create_database_engine, metadata
 
 logger = logging.getLogger(__name__)
 
@@ -41,5 +43,28 @@ def upgrade(database_url: str, revision: str = "head") -> None:
             finally:
                 lock.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": MIGRATION_LOCK})
                 lock.commit()
+    finally:
+        engine.dispose()
+
+
+def downgrade(database_url: str, revision: str = "base") -> None:
+    """Takes a database back to an earlier revision, with the data that newer tables hold lost."""
+    engine = create_database_engine(database_url)
+    try:
+        with engine.connect() as connection:
+            command.downgrade(alembic_config(connection), revision)
+            connection.commit()
+    finally:
+        engine.dispose()
+
+
+def differences(database_url: str) -> list[str]:
+    """How the tables of a migrated database differ from the models; empty if they agree."""
+    engine = create_database_engine(database_url)
+    try:
+        with engine.connect() as connection:
+            options = {"compare_type": True, "compare_server_default": True}
+            context = MigrationContext.configure(connection, opts=options)
+            return [str(difference) for difference in compare_metadata(context, metadata)]
     finally:
         engine.dispose()
