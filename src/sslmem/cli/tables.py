@@ -43,7 +43,8 @@ def print_summary(summary: dict[str, Any], console: Console | None = None) -> No
                 f"{auc['estimate']:.3f}  ({auc['low']:.3f} to {auc['high']:.3f})",
             )
         console.print(contrasts)
-    extremes = Table(title=f"The {len(summary['most_memorized'])} most memorized images", title_justify="left")
+    of = f" of the {summary['extremes_of']} role" if summary["extremes_of"] else ""
+    extremes = Table(title=f"The {len(summary['most_memorized'])} most memorized images{of}", title_justify="left")
     for heading in ("sample", "role", "score", "bounded score"):
         extremes.add_column(heading, justify="right" if "score" in heading else "left")
     for row in summary["most_memorized"]:

@@ -51,6 +51,7 @@ def render_report(summary: Summary, read_image: Callable[[str], bytes], *, title
         loader=PackageLoader("sslmem.report"), autoescape=select_autoescape(), undefined=StrictUndefined
     )
     edges = summary.histogram.edges
+    kind = "candidates" if summary.extremes_of else "images"
     return environment.get_template("report.html").render(
         title=title,
         summary=summary,
@@ -61,8 +62,8 @@ def render_report(summary: Summary, read_image: Callable[[str], bytes], *, title
         ticks=_ticks(edges),
         zero_x=_x(0.0, edges) if edges and edges[0] <= 0 <= edges[-1] else None,
         galleries=[
-            ("Most memorized", [(s, _thumbnail(s, read_image)) for s in summary.most_memorized]),
-            ("Least memorized", [(s, _thumbnail(s, read_image)) for s in summary.least_memorized]),
+            (f"Most memorized {kind}", [(s, _thumbnail(s, read_image)) for s in summary.most_memorized]),
+            (f"Least memorized {kind}", [(s, _thumbnail(s, read_image)) for s in summary.least_memorized]),
         ],
     )
 

@@ -93,7 +93,12 @@ class Histogram(_Frozen):
 
 
 class Summary(_Frozen):
-    """Aggregates of an audit's scores with what determined them."""
+    """Aggregates of an audit's scores with what determined them.
+
+    Attributes:
+        extremes_of: the role that the most and least memorized samples are taken from: candidates, since only what
+            the target alone was trained on can be memorized by it; None, all samples, where there are none.
+    """
 
     schema_version: Literal[1] = 1
     spec: ScoreSpec
@@ -106,6 +111,7 @@ class Summary(_Frozen):
     contrasts: list[Contrast]
     null: Null | None
     finding: Finding
+    extremes_of: Literal["candidate"] | None
     most_memorized: list[ScoredSample]
     least_memorized: list[ScoredSample]
     skipped: list[SkippedSample]
@@ -134,7 +140,11 @@ def summarize(
         by_role.setdefault(row.role or NO_ROLE, []).append(row)
     order = [role for role in (*ROLES, NO_ROLE) if role in by_role]
     scores = {role: _column(by_role[role], "score") for role in order}
-    scored = sorted((row for row in rows if row.score is not None), key=lambda row: (-(row.score or 0.0), row.sample))
+    extremes_of: Literal["candidate"] | None = "candidate" if len(scores.get("candidate", ())) else None
+    scored = sorted(
+        (row for row in rows if row.score is not None and extremes_of in (None, row.role)),
+        key=lambda row: (-(row.score or 0.0), row.sample),
+    )
     contrasts = [
         contrast for role in ("candidate", "shared", "independent") if (contrast := _contrast(role, scores)) is not None
     ]
@@ -154,6 +164,7 @@ def summarize(
         contrasts=contrasts,
         null=null,
         finding=_finding(scores, contrasts),
+        extremes_of=extremes_of,
         most_memorized=[_shown(row) for row in scored[:NUM_EXTREMES]],
         least_memorized=[_shown(row) for row in scored[::-1][:NUM_EXTREMES]],
         skipped=[
