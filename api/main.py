@@ -3,9 +3,8 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 
-from api.deps import authorize
 from api.errors import add_error_handlers
 from api.routes import audits, datasets, encoders, operations
 from api.schemas import Problem
@@ -38,7 +37,7 @@ def create_app(settings: Settings) -> FastAPI:
     add_error_handlers(app)
     app.include_router(operations.public)
     for module in (encoders, datasets, audits, operations):
-        app.include_router(module.router, dependencies=[Depends(authorize)])
+        app.include_router(module.router)
     _document(app)
     return app
 

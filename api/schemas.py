@@ -4,15 +4,18 @@ import uuid
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from sslmem.roles import Role
 from sslmem.spec import Distance, Pairing
 
 Item = TypeVar("Item")
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", examples=["sha256:" + "0" * 64])]
-Name = Annotated[str, Field(min_length=1, max_length=200)]
-Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
+# PostgreSQL keeps any character in text but NUL.
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
+Architecture = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$", examples=["resnet18"])]
+Channels = Annotated[list[FiniteFloat], Field(min_length=3, max_length=3)]
+PositiveChannels = Annotated[list[Annotated[FiniteFloat, Field(gt=0)]], Field(min_length=3, max_length=3)]
 
 
 class Body(BaseModel):
@@ -45,10 +48,10 @@ class EncoderBody(Body):
 
     name: Name
     artifact_digest: Digest
-    architecture: str | None = Field(default=None, max_length=200, examples=["resnet18"])
+    architecture: Architecture | None = None
     input_size: int | None = Field(default=None, ge=1, le=2048)
     mean: Channels = Field(default=[0.485, 0.456, 0.406])
-    std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)] = [0.229, 0.224, 0.225]
+    std: PositiveChannels = Field(default=[0.229, 0.224, 0.225])
 
 
 class DatasetBody(Body):

@@ -17,8 +17,8 @@ from sslmem.errors import SslmemError
 from sslmem.roles import Role
 
 # Digits are so alike that few images and many epochs are needed before an encoder remembers them one by one.
-COUNTS: dict[Role, int] = {"shared": 60, "candidate": 80, "independent": 80}
-EPOCHS = 100
+COUNTS: dict[Role, int] = {"shared": 20, "candidate": 60, "independent": 60}
+EPOCHS = 160
 SEED = 0
 EXIT_FAILED = 2
 
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Runs the demo from data to report."""
     folder = home() / "demo"
     folder.mkdir(parents=True, exist_ok=True)
-    digits = read_digits()
+    digits = read_digits()[: arguments.images]
     roles = split_roles(digits, COUNTS, SEED)
     archive = folder / "digits.zip"
     write_archive(digits, archive)
@@ -88,6 +88,7 @@ def main() -> None:
     """Parses the arguments; what is in the way is one line and status 2."""
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of the training of each encoder")
+    parser.add_argument("--images", type=int, default=None, help="how many of the digits to use; all 1797")
     parser.add_argument("--null", action="store_true", help="audit a target that was never shown the candidates")
     try:
         run(parser.parse_args())

@@ -2,6 +2,7 @@
 
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session, sessionmaker
 
 from models import audit, dataset, encoder, operations  # noqa: F401  registers the tables
@@ -17,7 +18,10 @@ def create_database_engine(url: str, *, pool_size: int = 10) -> Engine:
     Raises:
         ValueError: the URL is not one of PostgreSQL.
     """
-    parsed = make_url(url)
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise ValueError(f"expected a URL such as postgresql://user:password@host/name ({error})") from error
     if parsed.get_backend_name() != "postgresql":
         raise ValueError(f"expected a postgresql:// URL; found {parsed.get_backend_name()}://")
     return create_engine(

@@ -16,6 +16,8 @@ class Encoder(Job, Base):
 
     Attributes:
         artifact_digest: of the file as uploaded.
+        given_architecture: as it was registered, None if left to the check; ``architecture`` is then filled in by it.
+        given_input_size: likewise.
         weights_artifact_digest: of the plain safetensors file made from it.
         weights_digest: of the loaded tensors, as reports show it.
         load_report: how the entries of the file met the architecture's.
@@ -26,7 +28,14 @@ class Encoder(Job, Base):
     __table_args__ = (
         one_of("state", INTAKE_STATES),
         UniqueConstraint(
-            "artifact_digest", "name", "architecture", "input_size", "mean", "std", postgresql_nulls_not_distinct=True
+            "artifact_digest",
+            "name",
+            "given_architecture",
+            "given_input_size",
+            "mean",
+            "std",
+            name="uq_encoders_registration",
+            postgresql_nulls_not_distinct=True,
         ),
     )
 
@@ -35,6 +44,8 @@ class Encoder(Job, Base):
     name: Mapped[str]
     artifact_digest: Mapped[str] = mapped_column(index=True)
     num_bytes: Mapped[int] = mapped_column(BigInteger)
+    given_architecture: Mapped[str | None]
+    given_input_size: Mapped[int | None]
     architecture: Mapped[str | None]
     input_size: Mapped[int | None]
     mean: Mapped[list[float]] = mapped_column(ARRAY(Float))

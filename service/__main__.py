@@ -25,10 +25,10 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def up(settings: Settings, arguments: argparse.Namespace) -> None:
+def up(_: Settings, arguments: argparse.Namespace) -> None:
     """Runs servers, API, worker and sweeper until Ctrl-C or SIGTERM."""
     changes = {"host": arguments.host, "port": arguments.port}
-    supervisor = Supervisor(settings.model_copy(update={k: v for k, v in changes.items() if v is not None}), _say)
+    supervisor = Supervisor(Settings(**{k: v for k, v in changes.items() if v is not None}), _say)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, supervisor.request_stop)
     supervisor.run()

@@ -70,8 +70,8 @@ def request_audit(
         raise InvalidRequest("expected at least one target and at least one reference")
     if len({*target_ids, *reference_ids}) < len(target_ids) + len(reference_ids):
         raise InvalidRequest("an encoder appears twice among targets and references; expected distinct encoders")
-    encoders = [intake.get(session, Encoder, encoder_id) for encoder_id in (*target_ids, *reference_ids)]
-    dataset = intake.get(session, Dataset, dataset_id)
+    encoders = [intake.hold(session, Encoder, encoder_id) for encoder_id in (*target_ids, *reference_ids)]
+    dataset = intake.hold(session, Dataset, dataset_id)
     for encoder in encoders:
         intake.require_ready(encoder)
     intake.require_ready(dataset)
@@ -142,7 +142,7 @@ def encoders_of(session: Session, audit_id: uuid.UUID) -> dict[str, list[Encoder
         .join(Encoder, Encoder.id == AuditEncoder.encoder_id)
         .where(AuditEncoder.audit_id == audit_id)
         .order_by(AuditEncoder.part, AuditEncoder.ordinal)
-    ).tuples()
+    )
     parts: dict[str, list[Encoder]] = {"target": [], "reference": []}
     for part, encoder in rows:
         parts[part].append(encoder)
@@ -186,7 +186,9 @@ def reason_of(session: Session, audit: Audit) -> str | None:
     ahead = session.scalar(
         select(func.count()).where(Audit.state.in_(("queued", "running")), Audit.created_at < audit.created_at)
     )
-    return f"waiting for a worker; {ahead} audits are ahead" if ahead else "waiting for a worker"
+    if not ahead:
+        return "waiting for a worker"
+    return f"waiting for a worker; {ahead} audit{'s are' if ahead > 1 else ' is'} ahead"
 
 
 def _clock(time: datetime) -> str:

@@ -11,6 +11,7 @@ from models.audit import Audit, Chunk
 from models.dataset import Dataset, RoleEntry
 from service import jobs, states
 from service.audits import encoders_of, lock_audit
+from service.database import storable
 from service.intake import copy_rows
 from service.jobs import LeaseLost
 from service.queue import FINALISE_AUDIT, SCORE_CHUNK, JobQueue
@@ -78,7 +79,7 @@ def claim_chunk(session: Session, chunk_id: uuid.UUID, owner: str, lease_seconds
         .where(RoleEntry.role_set_id == audit.role_set_id)
         .where(RoleEntry.position >= chunk.start, RoleEntry.position < chunk.stop)
         .order_by(RoleEntry.position)
-    ).tuples()
+    )
     files = {
         part: [
             EncoderFiles(
@@ -133,7 +134,7 @@ def record_scores(
                 s.standard_error,
                 s.alignment_target,
                 s.alignment_reference,
-                s.skipped,
+                storable(s.skipped),
             )
             for position, s in enumerate(scores, start=plan.start)
         ),
@@ -181,7 +182,10 @@ def fail_chunk(
         LeaseLost: the chunk is no longer this worker's.
     """
     audit = lock_audit(session, plan.audit_id)
-    attempts = session.get_one(Chunk, plan.chunk_id).attempts
+    attempts = session.scalar(select(Chunk.attempts).where(Chunk.id == plan.chunk_id))
+    if attempts is None:
+        raise LeaseLost
+    detail = storable(detail)
     failure = {"failure_code": code, "failure_detail": detail}
     if max_attempts is not None and attempts < max_attempts:
         again = {"available_at": jobs.back_off(attempts), "enqueued_at": None, "num_done": 0}
@@ -198,8 +202,7 @@ def hand_back(session: Session, plan: ChunkPlan, owner: str) -> None:
     Raises:
         LeaseLost: the chunk is no longer this worker's.
     """
-    again = {"attempts": Chunk.attempts - 1, "enqueued_at": None, "num_done": 0}
-    jobs.leave(session, Chunk, plan.chunk_id, owner, "queued", **again)
+    jobs.hand_back(session, Chunk, plan.chunk_id, owner, num_done=0)
 
 
 def begin_finalising(session: Session, audit_id: uuid.UUID) -> bool:

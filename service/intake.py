@@ -13,6 +13,7 @@ from models.dataset import Dataset
 from models.encoder import Encoder
 from service import jobs
 from service.artifacts import ArtifactStore
+from service.database import storable
 from service.errors import DatasetNotFound, EncoderNotFound, InUse, NotReady, ServiceError
 from service.queue import CHECK_DATASET, CHECK_ENCODER, JobQueue
 
@@ -26,23 +27,33 @@ _NOT_FOUND: dict[IntakeModel, type[ServiceError]] = {
     Dataset: DatasetNotFound,
 }
 SAME = {
-    Encoder: ("artifact_digest", "name", "architecture", "input_size", "mean", "std"),
+    Encoder: ("artifact_digest", "name", "given_architecture", "given_input_size", "mean", "std"),
     Dataset: ("artifact_digest", "name"),
 }
 
 
-def register(session: Session, queue: JobQueue, model: type[Row], values: Mapping[str, Any]) -> tuple[Row, bool]:
+def register(
+    session: Session, queue: JobQueue, store: ArtifactStore, model: type[Row], values: Mapping[str, Any]
+) -> tuple[Row, bool]:
     """Adds an encoder or dataset, to be checked by a worker.
 
     Args:
         session: of the transaction.
         queue: told once that has committed.
+        store: where the file is.
         model: which of the two.
         values: columns of the new row.
 
     Returns:
         The row, or the one that was registered with the same file and settings before; and whether it is new.
+
+    Raises:
+        ArtifactNotFound: the store does not hold the file.
     """
+    values = {**values, "num_bytes": _keep_artifact(session, store, values["artifact_digest"])}
+    if model is Encoder:
+        # The check fills the two in; what was said stays beside them, so that saying it again finds the row.
+        values = {**values, "given_architecture": values["architecture"], "given_input_size": values["input_size"]}
     statement = (
         postgresql.insert(model)
         .values(state="received", enqueued_at=func.clock_timestamp(), **values)
@@ -69,6 +80,16 @@ def get(session: Session, model: type[Row], row_id: uuid.UUID) -> Row:
     return row
 
 
+def hold(session: Session, model: type[Row], row_id: uuid.UUID) -> Row:
+    """Returns an encoder or dataset that cannot be deleted until the transaction ends.
+
+    Raises:
+        EncoderNotFound: there is none; for datasets DatasetNotFound.
+    """
+    session.get(model, row_id, with_for_update={"read": True, "key_share": True})
+    return get(session, model, row_id)
+
+
 def require_ready(row: Encoder | Dataset) -> None:
     """Accepts a row that was checked and found usable.
 
@@ -82,13 +103,18 @@ def require_ready(row: Encoder | Dataset) -> None:
         raise NotReady(f"the {kind} {row.name} ({row.id}) has not been checked yet; wait until its state is ready")
 
 
-def accept_encoder(session: Session, encoder_id: uuid.UUID, owner: str, found: Mapping[str, Any]) -> None:
+def accept_encoder(
+    session: Session, store: ArtifactStore, encoder_id: uuid.UUID, owner: str, found: Mapping[str, Any]
+) -> None:
     """Marks an encoder ready with what the worker found.
 
     Raises:
         LeaseLost: it is no longer this worker's.
+        ArtifactNotFound: its weights were removed with another encoder that had the same; they must be made again.
     """
-    jobs.leave(session, Encoder, encoder_id, owner, "ready", failure_code=None, failure_detail=None, **found)
+    _keep_artifact(session, store, found["weights_artifact_digest"])
+    values = storable(dict(found))
+    jobs.leave(session, Encoder, encoder_id, owner, "ready", failure_code=None, failure_detail=None, **values)
 
 
 def accept_dataset(session: Session, dataset_id: uuid.UUID, owner: str, samples: Sequence[tuple[str, str]]) -> None:
@@ -113,7 +139,7 @@ def refuse(session: Session, model: IntakeModel, row_id: uuid.UUID, owner: str, 
     Raises:
         LeaseLost: it is no longer this worker's.
     """
-    jobs.leave(session, model, row_id, owner, "refused", failure_code=code, failure_detail=detail)
+    jobs.leave(session, model, row_id, owner, "refused", failure_code=code, failure_detail=storable(detail))
 
 
 def retry_later(
@@ -134,16 +160,20 @@ def retry_later(
     attempts = session.scalars(select(model.attempts).where(model.id == row_id)).one()
     state = "refused" if attempts >= max_attempts else "received"
     values = {"available_at": jobs.back_off(attempts), "enqueued_at": None}
-    jobs.leave(session, model, row_id, owner, state, failure_code=code, failure_detail=detail, **values)
+    jobs.leave(session, model, row_id, owner, state, failure_code=code, failure_detail=storable(detail), **values)
 
 
-def remove(session: Session, model: type[Row], row_id: uuid.UUID, store: ArtifactStore) -> None:
-    """Deletes an encoder or dataset that no audit uses, and its files if nothing else refers to them.
+def remove(session: Session, model: type[Row], row_id: uuid.UUID) -> list[str]:
+    """Deletes an encoder or dataset that no audit uses.
+
+    Returns:
+        The digests of its files, for :func:`discard_artifacts` once the transaction has committed.
 
     Raises:
         InUse: an audit uses it.
         EncoderNotFound: there is none; for datasets DatasetNotFound.
     """
+    session.get(model, row_id, with_for_update=True)  # waits for a request that is about to use it
     row = get(session, model, row_id)
     used = exists().where(AuditEncoder.encoder_id == row_id if model is Encoder else Audit.dataset_id == row_id)
     if session.scalar(select(used)):
@@ -152,9 +182,25 @@ def remove(session: Session, model: type[Row], row_id: uuid.UUID, store: Artifac
     if isinstance(row, Encoder) and row.weights_artifact_digest:
         digests.append(row.weights_artifact_digest)
     session.execute(delete(model).where(model.id == row_id))
-    for digest in digests:
+    return digests
+
+
+def discard_artifacts(session: Session, store: ArtifactStore, digests: Sequence[str]) -> None:
+    """Removes files that nothing refers to any more."""
+    for digest in sorted(digests):
+        session.execute(select(func.pg_advisory_xact_lock(_lock_key(digest))))
         if not session.scalar(select(_referred(digest))):
             store.remove(digest)
+
+
+def _keep_artifact(session: Session, store: ArtifactStore, digest: str) -> int:
+    """Returns the size of a file, which is not discarded before the transaction that will refer to it ends."""
+    session.execute(select(func.pg_advisory_xact_lock_shared(_lock_key(digest))))
+    return store.path(digest).stat().st_size
+
+
+def _lock_key(digest: str) -> Any:  # noqa: ANN401  an SQL expression
+    return func.hashtextextended(digest, 0)
 
 
 def _referred(digest: str) -> Any:  # noqa: ANN401  an SQL expression

@@ -92,6 +92,16 @@ def leave(session: Session, model: JobModel, row_id: uuid.UUID, owner: str, stat
         raise LeaseLost
 
 
+def hand_back(session: Session, model: JobModel, row_id: uuid.UUID, owner: str, **values: Any) -> None:  # noqa: ANN401
+    """Gives a row up unharmed, when the worker is asked to stop; the attempt does not count.
+
+    Raises:
+        LeaseLost: the row is no longer the owner's.
+    """
+    again = {"attempts": model.attempts - 1, "enqueued_at": None, **values}
+    leave(session, model, row_id, owner, STATES[model].waiting, **again)
+
+
 def back_off(attempts: int) -> Any:  # noqa: ANN401  an SQL expression
     """When to try again after so many attempts: 5, 10, 20, ... seconds from now."""
     return func.clock_timestamp() + seconds(BACK_OFF_SECONDS * 2 ** (attempts - 1))

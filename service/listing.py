@@ -1,19 +1,20 @@
 """Newest-first listings in pages that stay right while rows come and go."""
 
 import uuid
-from datetime import datetime
 from typing import TypeVar
 
+from pydantic import AwareDatetime, TypeAdapter
 from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
 from models.audit import Audit
 from models.dataset import Dataset
 from models.encoder import Encoder
-from service.errors import InvalidRequest
-from service.results import decode_cursor, encode_cursor
+from service.cursors import decode_cursor, encode_cursor
 
 Row = TypeVar("Row", Encoder, Dataset, Audit)
+
+_AFTER = TypeAdapter(tuple[AwareDatetime, uuid.UUID])
 
 
 def newest(session: Session, model: type[Row], limit: int, cursor: str | None) -> tuple[list[Row], str | None]:
@@ -24,14 +25,9 @@ def newest(session: Session, model: type[Row], limit: int, cursor: str | None) -
     """
     statement = select(model).order_by(model.created_at.desc(), model.id.desc()).limit(limit + 1)
     if cursor:
-        created_at, row_id = decode_cursor(cursor, 2)
-        try:
-            after = (datetime.fromisoformat(created_at), uuid.UUID(row_id))
-        except (TypeError, ValueError, AttributeError) as error:
-            raise InvalidRequest("the cursor belongs to another listing") from error
-        statement = statement.where(tuple_(model.created_at, model.id) < after)
+        statement = statement.where(tuple_(model.created_at, model.id) < decode_cursor(cursor, _AFTER))
     rows = list(session.scalars(statement))
     if len(rows) <= limit:
         return rows, None
     last = rows[limit - 1]
-    return rows[:limit], encode_cursor(last.created_at.isoformat(), str(last.id))
+    return rows[:limit], encode_cursor(last.created_at, last.id)

@@ -1,12 +1,13 @@
 """The doorbell: messages that carry ids, sent only after the transaction that made the work has committed."""
 
 import logging
-from typing import Any
 
 from celery import Celery
 from kombu.exceptions import OperationalError
+from redis import Redis
+from redis.exceptions import RedisError
 from sqlalchemy import event
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, SessionTransaction
 
 from service.settings import Settings
 
@@ -39,6 +40,7 @@ def create_celery(settings: Settings) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_timeout=3,
         broker_transport_options={
+            "max_retries": 0,  # of sending: a request does not wait for a broker that is down, the sweeper does
             "socket_timeout": 10,
             "socket_connect_timeout": 2,
             "socket_keepalive": True,
@@ -56,17 +58,28 @@ class JobQueue:
     def __init__(self, app: Celery) -> None:
         self.app = app
 
-    def send(self, name: str, row_id: object) -> None:
-        """Sends a message now. A broker that is down is logged only: the sweeper sends again."""
+    def send(self, name: str, row_id: object) -> bool:
+        """Sends a message now. A broker that is down is logged only, and False: the sweeper sends again."""
         try:
             self.app.send_task(name, args=[str(row_id)], retry=False)
         except (OperationalError, OSError) as error:
             logger.warning("%s %s not sent, the sweeper will: %s", name, row_id, error)
+            return False
+        return True
+
+    def length(self) -> int:
+        """How many messages no worker has taken yet; 0 if the broker does not say."""
+        try:
+            with Redis.from_url(self.app.conf.broker_url, socket_connect_timeout=2, socket_timeout=2) as broker:
+                return int(broker.llen(self.app.conf.task_default_queue))
+        except RedisError as error:
+            logger.warning("the length of the queue is not known: %s", error)
+            return 0
 
     def send_after_commit(self, session: Session, name: str, row_id: object) -> None:
-        """Sends a message once the session's transaction has committed; never if it rolls back."""
-        pending = session.info.setdefault(_PENDING, [])
-        pending.append((self, name, row_id))
+        """Sends a message once the session's transaction has committed; never if it, or its savepoint, rolls back."""
+        within = session.get_nested_transaction() or session.get_transaction()
+        session.info.setdefault(_PENDING, []).append((within, self, name, row_id))
 
 
 @event.listens_for(Session, "after_commit")
@@ -74,12 +87,19 @@ def _send_pending(session: Session) -> None:
     # Also called when a savepoint is released, which commits nothing yet.
     if session.in_nested_transaction():
         return
-    for queue, name, row_id in session.info.pop(_PENDING, []):
-        queue.send(name, row_id)
+    for _, queue, name, row_id in session.info.pop(_PENDING, []):
+        if not queue.send(name, row_id):
+            return  # nor would it take the others, each after a time-out
 
 
 @event.listens_for(Session, "after_soft_rollback")
-def _drop_pending(session: Session, previous: Any) -> None:  # noqa: ANN401  SQLAlchemy's transaction
+def _drop_pending(session: Session, previous: SessionTransaction) -> None:
+    pending = session.info.pop(_PENDING, [])
     if previous.nested:
-        return
-    session.info.pop(_PENDING, None)
+        session.info[_PENDING] = [message for message in pending if not _is_within(message[0], previous)]
+
+
+def _is_within(inner: SessionTransaction | None, outer: SessionTransaction) -> bool:
+    while inner is not None and inner is not outer:
+        inner = inner.parent
+    return inner is outer

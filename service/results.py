@@ -1,22 +1,27 @@
 """Scores of an audit: pages and streams, whose cost does not grow with what is not asked for."""
 
-import base64
-import json
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Literal
 
+from pydantic import Field, FiniteFloat, TypeAdapter
 from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
 
 from models.audit import Audit, Score
+from service.cursors import decode_cursor, encode_cursor
 from service.errors import AuditNotSucceeded, InvalidRequest
 from sslmem.report.rows import ScoreRow
 from sslmem.report.summary import Summary
 
 Sort = Literal["sample", "score", "-score"]
 BATCH = 5_000
+
+# Where a page ended: the order it is in, the last row's score if it is by score, and its position.
+_Position = Annotated[int, Field(ge=0, lt=2**31)]
+_AFTER_SAMPLE = TypeAdapter(tuple[Literal["sample"], _Position])
+_AFTER_SCORE = TypeAdapter(tuple[Sort, FiniteFloat, _Position])
 
 
 @dataclass(frozen=True)
@@ -49,21 +54,26 @@ def page_of_scores(
     statement = select(Score).where(Score.audit_id == audit_id)
     if role is not None:
         statement = statement.where(Score.role == role)
-    after = decode_cursor(cursor, 2) if cursor else None
     if sort == "sample":
         statement = statement.order_by(Score.position)
-        if after:
-            statement = statement.where(Score.position > after[1])
+        if cursor:
+            _, position = decode_cursor(cursor, _AFTER_SAMPLE)
+            statement = statement.where(Score.position > position)
     else:
         order = Score.score.desc() if sort == "-score" else Score.score.asc()
         statement = statement.where(Score.score.is_not(None)).order_by(order, Score.position)
-        if after:
-            beyond = Score.score < after[0] if sort == "-score" else Score.score > after[0]
-            statement = statement.where(or_(beyond, and_(Score.score == after[0], Score.position > after[1])))
+        if cursor:
+            found, score, position = decode_cursor(cursor, _AFTER_SCORE)
+            if found != sort:
+                raise InvalidRequest(f"the cursor belongs to the listing sorted by {found}")
+            beyond = Score.score < score if sort == "-score" else Score.score > score
+            statement = statement.where(or_(beyond, and_(Score.score == score, Score.position > position)))
     rows = list(session.scalars(statement.limit(limit + 1)))
-    more = len(rows) > limit
-    last = rows[limit - 1] if more else None
-    return Page(rows[:limit], encode_cursor(last.score, last.position) if last else None)
+    if len(rows) <= limit:
+        return Page(rows, None)
+    last = rows[limit - 1]
+    place = (last.position,) if sort == "sample" else (last.score, last.position)
+    return Page(rows[:limit], encode_cursor(sort, *place))
 
 
 def all_rows(session: Session, audit_id: uuid.UUID) -> Iterator[ScoreRow]:
@@ -85,23 +95,3 @@ def all_rows(session: Session, audit_id: uuid.UUID) -> Iterator[ScoreRow]:
     )
     for row in session.execute(statement):
         yield ScoreRow(*row)
-
-
-def encode_cursor(*values: Any) -> str:  # noqa: ANN401  JSON-able values
-    """Packs where a page ended."""
-    return base64.urlsafe_b64encode(json.dumps(values).encode()).decode().rstrip("=")
-
-
-def decode_cursor(cursor: str, length: int) -> list[Any]:
-    """Unpacks where a page ended.
-
-    Raises:
-        InvalidRequest: it is not what ``encode_cursor`` packs.
-    """
-    try:
-        values = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except ValueError as error:
-        raise InvalidRequest("the cursor is not one that this service gave out") from error
-    if not isinstance(values, list) or len(values) != length:
-        raise InvalidRequest("the cursor belongs to another listing")
-    return values

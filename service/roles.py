@@ -25,11 +25,11 @@ def register_roles(session: Session, dataset_id: uuid.UUID, text: str, name: str
         NotReady: the dataset was not checked yet, or was refused.
         RolesError: the table is not usable, or names samples that the dataset does not have.
     """
-    dataset = intake.get(session, Dataset, dataset_id)
+    dataset = intake.hold(session, Dataset, dataset_id)
     intake.require_ready(dataset)
     roles = read_roles(text)
     samples = select(DatasetSample.path, DatasetSample.sample_key).where(DatasetSample.dataset_id == dataset_id)
-    keys = dict(session.execute(samples).tuples().all())
+    keys = dict(session.execute(samples).all())
     match_roles(roles, set(keys))
     entries = sorted(roles.items())
     digest = "sha256:" + hashlib.sha256("\n".join(f"{path}\t{role}" for path, role in entries).encode()).hexdigest()

@@ -31,7 +31,7 @@ class Settings(BaseSettings):
         default=None, description="Folder for uploaded files, shared by API and workers. Defaults to HOME/artifacts."
     )
     host: str = Field(default="127.0.0.1", description="Address that the API listens on.")
-    port: int = Field(default=8000, ge=0, le=65535, description="Port that the API listens on.")
+    port: int = Field(default=8000, ge=1, le=65535, description="Port that the API listens on.")
     device: str = Field(default="auto", description="Where workers compute: auto, cpu, cuda or cuda:N.")
     batch_size: int | None = Field(default=None, ge=1, description="Samples per batch. Unset: chosen by the worker.")
     queue: str = Field(default="sslmem", description="Name of the queue, to share a broker.")

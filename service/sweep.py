@@ -17,20 +17,21 @@ from service.jobs import STATES, JobModel, seconds
 from service.queue import FINALISE_AUDIT, SCORE_CHUNK, JobQueue
 from service.settings import Settings
 
-# Enough to wake the workers; more would pile up behind a busy one.
-MESSAGES_PER_SWEEP = 32
+# Enough to wake the workers; more would pile up behind a busy one, or for as long as there is none.
+MAX_WAITING_MESSAGES = 32
 LOST = "worker-lost"
 
 
 def sweep(session: Session, queue: JobQueue, settings: Settings) -> int:
     """Looks once through all that is open; returns how many rows were freed, ended or announced."""
-    moved = 0
-    for kind, task in TASKS.items():
-        moved += _free_intake(session, kind, settings)
-        moved += _announce(session, queue, kind, task, settings)
-    moved += _free_chunks(session, settings)
-    moved += _announce(session, queue, Chunk, SCORE_CHUNK, settings)
-    return moved + _announce_finalising(session, queue, settings)
+    moved = sum(_free_intake(session, kind, settings) for kind in TASKS) + _free_chunks(session, settings)
+    room = MAX_WAITING_MESSAGES - queue.length()
+    if room <= 0:
+        return moved
+    announced = _announce_finalising(session, queue, settings)
+    for kind, task in (*TASKS.items(), (Chunk, SCORE_CHUNK)):
+        announced += _announce(session, queue, kind, task, settings, limit=max(0, room - announced))
+    return moved + announced
 
 
 def _expired(model: JobModel) -> ColumnElement[bool]:
@@ -51,7 +52,8 @@ def _free_intake(session: Session, model: type[Encoder] | type[Dataset], setting
 
 
 def _free_chunks(session: Session, settings: Settings) -> int:
-    expired = session.execute(select(Chunk.id, Chunk.audit_id).where(_expired(Chunk))).tuples().all()
+    # In one order, so that two sweepers at once do not wait for each other.
+    expired = session.execute(select(Chunk.id, Chunk.audit_id).where(_expired(Chunk)).order_by(Chunk.audit_id)).all()
     for chunk_id, audit_id in expired:
         audit = lock_audit(session, audit_id)
         still = select(Chunk).where(Chunk.id == chunk_id, _expired(Chunk)).with_for_update()
@@ -74,7 +76,7 @@ def _free_chunks(session: Session, settings: Settings) -> int:
     return len(expired)
 
 
-def _announce(session: Session, queue: JobQueue, model: JobModel, task: str, settings: Settings) -> int:
+def _announce(session: Session, queue: JobQueue, model: JobModel, task: str, settings: Settings, *, limit: int) -> int:
     overdue = or_(
         model.enqueued_at.is_(None), model.enqueued_at < func.clock_timestamp() - seconds(settings.resend_seconds)
     )
@@ -82,7 +84,7 @@ def _announce(session: Session, queue: JobQueue, model: JobModel, task: str, set
         select(model.id)
         .where(model.state == STATES[model].waiting, model.available_at <= func.clock_timestamp(), overdue)
         .order_by(model.enqueued_at.nulls_first(), model.available_at)
-        .limit(MESSAGES_PER_SWEEP)
+        .limit(limit)
         .with_for_update(skip_locked=True)
     )
     return _send(session, queue, model, task, list(session.scalars(waiting)))

@@ -26,4 +26,4 @@ def beat(session: Session, worker_id: str, device: str) -> None:
 def list_workers(session: Session) -> list[tuple[Worker, bool]]:
     """All workers seen in the last week, latest first, and whether each is alive."""
     alive = Worker.last_seen_at > func.clock_timestamp() - seconds(ALIVE_SECONDS)
-    return list(session.execute(select(Worker, alive).order_by(Worker.last_seen_at.desc())).tuples())
+    return list(session.execute(select(Worker, alive).order_by(Worker.last_seen_at.desc())))

@@ -4,7 +4,8 @@ import logging
 import tempfile
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,6 @@ class Runner:
             row = session.get(model, row_id)
             if row is None:
                 return
-        failure: dict[str, str]
         try:
             with Lease(context.sessions, model, row_id, owner, self._settings.lease_seconds) as lease:
                 accept = inspect(row, lease)
@@ -78,15 +78,26 @@ class Runner:
         except LeaseLost:
             logger.warning("%s %s is no longer ours; dropped", model.__name__, row_id)
         except SslmemError as error:
-            failure = {"code": error.code, "detail": error.detail}
-            with context.sessions.begin() as session:
-                intake.refuse(session, model, row_id, owner, **failure)
+            with self._if_still_ours(model, row_id) as session:
+                intake.refuse(session, model, row_id, owner, code=error.code, detail=error.detail)
+        except (SystemExit, KeyboardInterrupt):
+            with self._if_still_ours(model, row_id) as session:
+                jobs.hand_back(session, model, row_id, owner)
+            raise
         except Exception as error:
             logger.exception("%s %s failed", model.__name__, row_id)
-            failure = {"code": UNEXPECTED, "detail": f"{type(error).__name__}: {error}"}
-            attempts = self._settings.max_attempts
-            with context.sessions.begin() as session:
-                intake.retry_later(session, model, row_id, owner, max_attempts=attempts, **failure)
+            detail, attempts = f"{type(error).__name__}: {error}", self._settings.max_attempts
+            with self._if_still_ours(model, row_id) as session:
+                intake.retry_later(session, model, row_id, owner, max_attempts=attempts, code=UNEXPECTED, detail=detail)
+
+    @contextmanager
+    def _if_still_ours(self, model: jobs.JobModel, row_id: uuid.UUID) -> Iterator[Session]:
+        """A transaction for what became of a row, which is dropped if the row is no longer this worker's."""
+        try:
+            with self.context.sessions.begin() as session:
+                yield session
+        except LeaseLost:
+            logger.warning("%s %s is no longer ours; what became of it is dropped", model.__name__, row_id)
 
     def _inspect_encoder(self, row: Encoder, _: Lease) -> Accept:
         from sslmem.encoders.convert import convert_checkpoint  # noqa: PLC0415
@@ -115,7 +126,7 @@ class Runner:
                 "representation_dim": found.representation_dim,
                 "views_per_second": found.views_per_second,
             }
-        return lambda session, owner: intake.accept_encoder(session, row.id, owner, values)
+        return lambda session, owner: intake.accept_encoder(session, store, row.id, owner, values)
 
     def _inspect_dataset(self, row: Dataset, lease: Lease) -> Accept:
         from sslmem.datasets.source import open_dataset  # noqa: PLC0415
@@ -144,25 +155,21 @@ class Runner:
         except LeaseLost:
             logger.warning("chunk %s is no longer ours; its scores are dropped", chunk_id)
         except SslmemError as error:
-            self._fail(plan, owner, code=error.code, detail=error.detail, max_attempts=None)
+            with self._if_still_ours(Chunk, chunk_id) as session:
+                chunks.fail_chunk(session, plan, owner, code=error.code, detail=error.detail, max_attempts=None)
         except (SystemExit, KeyboardInterrupt):
-            with context.sessions.begin() as session:
+            with self._if_still_ours(Chunk, chunk_id) as session:
                 chunks.hand_back(session, plan, owner)
             raise
         except Exception as error:
             logger.exception("chunk %s failed", chunk_id)
             detail = f"scoring failed unexpectedly ({type(error).__name__}: {error}); the worker's log has the details"
-            self._fail(plan, owner, code=UNEXPECTED, detail=detail, max_attempts=self._settings.max_attempts)
+            attempts = self._settings.max_attempts
+            with self._if_still_ours(Chunk, chunk_id) as session:
+                chunks.fail_chunk(session, plan, owner, code=UNEXPECTED, detail=detail, max_attempts=attempts)
         else:
             if last:
                 self.finalise_audit(plan.audit_id)
-
-    def _fail(self, plan: ChunkPlan, owner: str, *, code: str, detail: str, max_attempts: int | None) -> None:
-        try:
-            with self.context.sessions.begin() as session:
-                chunks.fail_chunk(session, plan, owner, code=code, detail=detail, max_attempts=max_attempts)
-        except LeaseLost:
-            logger.warning("chunk %s is no longer ours; its failure is dropped", plan.chunk_id)
 
     def _score(self, plan: ChunkPlan, lease: Lease) -> list[RecordedScore]:
         from sslmem.datasets.source import open_dataset  # noqa: PLC0415

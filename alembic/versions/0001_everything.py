@@ -61,6 +61,8 @@ def upgrade() -> None:
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("artifact_digest", sa.String(), nullable=False),
         sa.Column("num_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("given_architecture", sa.String(), nullable=True),
+        sa.Column("given_input_size", sa.Integer(), nullable=True),
         sa.Column("architecture", sa.String(), nullable=True),
         sa.Column("input_size", sa.Integer(), nullable=True),
         sa.Column("mean", postgresql.ARRAY(sa.Float()), nullable=False),
@@ -85,11 +87,11 @@ def upgrade() -> None:
         sa.UniqueConstraint(
             "artifact_digest",
             "name",
-            "architecture",
-            "input_size",
+            "given_architecture",
+            "given_input_size",
             "mean",
             "std",
-            name=op.f("uq_encoders_artifact_digest_name_architecture_input_size_mean_std"),
+            name="uq_encoders_registration",
             postgresql_nulls_not_distinct=True,
         ),
     )

@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import HTMLResponse, StreamingResponse
 
-from api.deps import ContextDep, SessionDep
+from api.deps import AuthorizedRoute, ContextDep, SessionDep
 from api.errors import problems
 from api.export import parquet_stream
 from api.paging import CursorParam, LimitParam, page_of
@@ -26,7 +26,7 @@ from sslmem.report.rows import COLUMNS, values_of
 from sslmem.report.summary import Summary
 from sslmem.roles import Role
 
-router = APIRouter(prefix="/v1/audits", tags=["audits"])
+router = APIRouter(prefix="/v1/audits", tags=["audits"], route_class=AuthorizedRoute)
 
 
 def _out(session: Session, audit: Audit) -> AuditOut:
@@ -69,7 +69,9 @@ async def get_audit(audit_id: uuid.UUID, context: ContextDep, wait: WaitParam = 
             return _out(session, audits.get_audit(session, audit_id))
 
     def changed(first: AuditOut, now: AuditOut) -> bool:
-        return now.finished_at is not None or (first.state, first.progress) != (now.state, now.progress)
+        # The time left is another one at every look.
+        before, after = ((audit.state, audit.progress.samples_done) for audit in (first, now))
+        return now.finished_at is not None or before != after
 
     return await poll(look, changed, wait)
 

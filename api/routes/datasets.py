@@ -6,20 +6,20 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from api.deps import ContextDep, SessionDep
+from api.deps import AuthorizedRoute, ContextDep, SessionDep
 from api.errors import problems
 from api.paging import CursorParam, LimitParam, page_of
 from api.polling import WaitParam, poll
 from api.render import dataset_out, role_set_out
-from api.schemas import DatasetBody, DatasetOut, PageOut, RoleSetOut
+from api.schemas import DatasetBody, DatasetOut, Name, PageOut, RoleSetOut
 from api.upload import raw_body, receive, receive_text
 from models.dataset import Dataset
 from service import intake, roles
 from service.context import Context
 
-router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
+router = APIRouter(prefix="/v1/datasets", tags=["datasets"], route_class=AuthorizedRoute)
 
-NameParam = Annotated[str, Query(min_length=1, max_length=200)]
+NameParam = Annotated[Name, Query()]
 
 
 @router.put("", status_code=201, responses=problems(400, 413), openapi_extra=raw_body("application/zip"))
@@ -39,10 +39,8 @@ def register_dataset(body: DatasetBody, response: Response, context: ContextDep)
 
 
 def _register(context: Context, body: DatasetBody, response: Response) -> DatasetOut:
-    num_bytes = context.store.path(body.artifact_digest).stat().st_size
     with context.sessions.begin() as session:
-        values = body.model_dump() | {"num_bytes": num_bytes}
-        dataset, new = intake.register(session, context.queue, Dataset, values)
+        dataset, new = intake.register(session, context.queue, context.store, Dataset, body.model_dump())
         answer = dataset_out(dataset)
     response.status_code = 201 if new else 200
     response.headers["Location"] = answer.links["self"]
@@ -68,9 +66,12 @@ async def get_dataset(dataset_id: uuid.UUID, context: ContextDep, wait: WaitPara
 
 
 @router.delete("/{dataset_id}", status_code=204, responses=problems(404, 409))
-def delete_dataset(dataset_id: uuid.UUID, session: SessionDep, context: ContextDep) -> None:
+def delete_dataset(dataset_id: uuid.UUID, context: ContextDep) -> None:
     """Deletes a dataset that no audit uses, with its archive and its tables of roles."""
-    intake.remove(session, Dataset, dataset_id, context.store)
+    with context.sessions.begin() as session:
+        digests = intake.remove(session, Dataset, dataset_id)
+    with context.sessions.begin() as session:
+        intake.discard_artifacts(session, context.store, digests)
 
 
 @router.put(

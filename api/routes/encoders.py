@@ -1,24 +1,25 @@
 """``/v1/encoders``."""
 
+import math
 import uuid
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from api.deps import ContextDep, SessionDep
+from api.deps import AuthorizedRoute, ContextDep, SessionDep
 from api.errors import problems
 from api.paging import CursorParam, LimitParam, page_of
 from api.polling import WaitParam, poll
 from api.render import encoder_out
-from api.schemas import EncoderBody, EncoderOut, PageOut
+from api.schemas import Architecture, EncoderBody, EncoderOut, Name, PageOut
 from api.upload import raw_body, receive
 from models.encoder import Encoder
 from service import intake
 from service.context import Context
 from service.errors import InvalidRequest
 
-router = APIRouter(prefix="/v1/encoders", tags=["encoders"])
+router = APIRouter(prefix="/v1/encoders", tags=["encoders"], route_class=AuthorizedRoute)
 
 ChannelsParam = Annotated[str | None, Query(description="Three numbers for red, green, blue, such as 0.5,0.5,0.5.")]
 
@@ -28,8 +29,8 @@ async def upload_encoder(
     request: Request,
     response: Response,
     context: ContextDep,
-    name: Annotated[str, Query(min_length=1, max_length=200)] = "encoder",
-    architecture: Annotated[str | None, Query(max_length=200, examples=["resnet18"])] = None,
+    name: Annotated[Name, Query()] = "encoder",
+    architecture: Annotated[Architecture | None, Query()] = None,
     input_size: Annotated[int | None, Query(ge=1, le=2048)] = None,
     mean: ChannelsParam = None,
     std: ChannelsParam = None,
@@ -58,10 +59,8 @@ def register_encoder(body: EncoderBody, response: Response, context: ContextDep)
 
 
 def _register(context: Context, body: EncoderBody, response: Response) -> EncoderOut:
-    num_bytes = context.store.path(body.artifact_digest).stat().st_size
     with context.sessions.begin() as session:
-        values = body.model_dump() | {"num_bytes": num_bytes}
-        encoder, new = intake.register(session, context.queue, Encoder, values)
+        encoder, new = intake.register(session, context.queue, context.store, Encoder, body.model_dump())
         answer = encoder_out(encoder)
     response.status_code = 201 if new else 200
     response.headers["Location"] = answer.links["self"]
@@ -75,7 +74,7 @@ def _channels(name: str, text: str | None) -> list[float] | None:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
         numbers = []
-    if len(numbers) != 3 or (name == "std" and min(numbers) <= 0):
+    if len(numbers) != 3 or not all(map(math.isfinite, numbers)) or (name == "std" and min(numbers) <= 0):
         raise InvalidRequest(f"{name}: expected three {'positive ' if name == 'std' else ''}numbers; found {text!r}")
     return numbers
 
@@ -99,6 +98,9 @@ async def get_encoder(encoder_id: uuid.UUID, context: ContextDep, wait: WaitPara
 
 
 @router.delete("/{encoder_id}", status_code=204, responses=problems(404, 409))
-def delete_encoder(encoder_id: uuid.UUID, session: SessionDep, context: ContextDep) -> None:
+def delete_encoder(encoder_id: uuid.UUID, context: ContextDep) -> None:
     """Deletes an encoder that no audit uses, with its file."""
-    intake.remove(session, Encoder, encoder_id, context.store)
+    with context.sessions.begin() as session:
+        digests = intake.remove(session, Encoder, encoder_id)
+    with context.sessions.begin() as session:
+        intake.discard_artifacts(session, context.store, digests)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Response
 
-from api.deps import ContextDep, SessionDep
+from api.deps import AuthorizedRoute, ContextDep, SessionDep
 from api.errors import problems
 from api.render import worker_out
 from api.schemas import Health, Limits, PageOut, WorkerOut
@@ -13,7 +13,7 @@ from service.workers import list_workers
 from sslmem import __version__
 
 public = APIRouter(prefix="/v1", tags=["operations"])
-router = APIRouter(prefix="/v1", tags=["operations"])
+router = APIRouter(prefix="/v1", tags=["operations"], route_class=AuthorizedRoute)
 
 
 @public.get("/health", responses={503: {"model": Health, "description": "Database or broker is away"}})

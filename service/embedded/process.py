@@ -78,9 +78,9 @@ def free_port() -> int:
 
 def listening(port: int, host: str = "127.0.0.1") -> bool:
     """Whether something accepts connections there."""
-    with socket.socket() as probe:
-        probe.settimeout(0.5)
-        return probe.connect_ex((host, port)) == 0
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=0.5):
+        return True
+    return False
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, child: subprocess.Popen[bytes] | None = None) -> bool:
@@ -102,10 +102,20 @@ def alive(pid: int) -> bool:
     except PermissionError:
         return True
     with contextlib.suppress(OSError):
-        return (
-            Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[0] != "Z"
-        )
+        return _status(pid)[0] != "Z"
     return True
+
+
+def started(pid: int) -> str | None:
+    """When a process started, which tells it from a later one with its number; None if there is none (or no Linux)."""
+    with contextlib.suppress(OSError):
+        return _status(pid)[19]
+    return None
+
+
+def _status(pid: int) -> list[str]:
+    """The fields of Linux' status of a process that follow its name, which may hold anything."""
+    return Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
 
 
 def password(file: Path) -> str:

@@ -76,7 +76,7 @@ class Redis:
         )
         child = spawn([program, str(config)], log)
         url = f"redis://:{secret}@127.0.0.1:{port}/0"
-        if not wait_until(lambda: _answers(url), START_SECONDS, child):
+        if not wait_until(lambda: answers(url), START_SECONDS, child):
             stop(child, signal.SIGTERM, STOP_SECONDS)
             raise ServiceStartError(f"Redis did not start: {last_line(log)} (see {log})")
         return cls(url, port, child)
@@ -86,7 +86,12 @@ class Redis:
         stop(self.child, signal.SIGTERM, STOP_SECONDS)
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
+    """Whether a server answers there.
+
+    Raises:
+        ValueError: the URL is not one of Redis.
+    """
     try:
         with Connection.from_url(url, socket_connect_timeout=1, socket_timeout=1) as connection:
             return bool(connection.ping())

@@ -14,18 +14,28 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from models.database import create_database_engine, session_factory
 from service.embedded.postgres import Postgres
-from service.embedded.process import ServiceStartError, last_line, listening, spawn, stop, wait_until
-from service.embedded.redis import Redis
+from service.embedded.process import (
+    ServiceStartError,
+    alive,
+    last_line,
+    listening,
+    spawn,
+    started,
+    stop,
+    wait_until,
+)
+from service.embedded.redis import Redis, answers
 from service.migrate import upgrade
 from service.settings import Settings
 from service.tokens import any_token, create_token
 
 API_START_SECONDS = 60
 STOP_SECONDS = {"api": 15.0, "sweeper": 5.0, "worker": 30.0}
+PREDECESSOR_SECONDS = 20.0
 MAX_BACK_OFF_SECONDS = 30.0
 # Large blocks stay in the heap instead of going back to the system after each batch: page faults would take
 # longer than a small encoder's forward pass.
@@ -117,6 +127,7 @@ class Supervisor:
         return ""
 
     def _start(self) -> None:
+        self._await_predecessors()
         if listening(self.settings.port, self.settings.host):
             raise ServiceStartError(
                 f"expected port {self.settings.port} of {self.settings.host} to be free; something listens there. "
@@ -143,6 +154,33 @@ class Supervisor:
             self.say(f"API token, shown this once: {new_token}  (also kept in {self.home / 'token'})")
         self.say("Ctrl-C stops it.")
 
+    def _await_predecessors(self) -> None:
+        """Waits for the processes of a service that was killed: on Linux they end with it, but not at once."""
+        try:
+            noted = json.loads((self.home / "processes.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return
+
+        def left() -> list[int]:
+            return [pid for pid, start in noted.values() if start is not None and alive(pid) and started(pid) == start]
+
+        if not wait_until(lambda: not left(), PREDECESSOR_SECONDS):
+            for pid in left():
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
+            wait_until(lambda: not left(), PREDECESSOR_SECONDS)
+
+    def _note_processes(self) -> None:
+        """Writes down which processes are ours, for the service that follows if this one is killed."""
+        children = {p.name: p.child for p in self.programs if p.child is not None}
+        children |= {name: server.child for name, server in self.servers.items()}
+        self._write("processes.json", {name: [child.pid, started(child.pid)] for name, child in children.items()})
+
+    def _write(self, name: str, content: dict[str, Any]) -> None:
+        fresh = self.home / f"{name}.new"
+        fresh.write_text(json.dumps(content), encoding="utf-8")
+        fresh.replace(self.home / name)
+
     def _start_servers(self) -> dict[str, str]:
         """Starts the servers that are not given by URL; returns the settings of the programs."""
         settings = self.settings
@@ -153,6 +191,8 @@ class Supervisor:
             database_url = self.servers["postgres"].url
         if settings.broker_url is not None:
             broker_url = settings.broker_url.get_secret_value()
+            if not answers(broker_url):
+                raise ServiceStartError("expected a Redis server that answers at SSLMEM_BROKER_URL; there is none")
         else:
             self._start_server("redis")
             broker_url = self.servers["redis"].url
@@ -167,6 +207,7 @@ class Supervisor:
     def _start_server(self, name: str, port: int | None = None) -> None:
         kind: type[Postgres | Redis] = Postgres if name == "postgres" else Redis
         self.servers[name] = kind.start(self.home / name, self._log(name), port=port)
+        self._note_processes()
 
     def _first_token(self, database_url: str) -> str | None:
         """Creates a token if there is none yet, and keeps it where the local command line finds it."""
@@ -190,6 +231,7 @@ class Supervisor:
         command = [sys.executable, "-m", program.module]
         program.child = spawn(command, self._log(program.name), environment=program.environment)
         program.started = time.monotonic()
+        self._note_processes()
 
     def _healthy(self) -> bool:
         if self.stopping.is_set():
@@ -202,12 +244,7 @@ class Supervisor:
 
     def _announce(self) -> None:
         """Writes where the service is for the command line on this machine."""
-        children = {p.name: p.child.pid for p in self.programs if p.child is not None}
-        children |= {name: server.child.pid for name, server in self.servers.items()}
-        state = {"url": self.url, "pid": os.getpid(), "children": children}
-        fresh = self.home / "service.json.new"
-        fresh.write_text(json.dumps(state), encoding="utf-8")
-        fresh.replace(self.home / "service.json")
+        self._write("service.json", {"url": self.url, "pid": os.getpid()})
 
     def _revive(self) -> None:
         """Starts again what ended by itself."""
@@ -218,7 +255,6 @@ class Supervisor:
                 try:
                     # On the same port and with the same password: the programs only have to reconnect.
                     self._start_server(name, server.port)
-                    self._announce()
                 except ServiceStartError as error:
                     self.say(f"{error}; trying again")
                     self.stopping.wait(2)
@@ -235,14 +271,14 @@ class Supervisor:
                 program.child, program.not_before = None, now + pause
             elif program.child is None and now >= program.not_before:
                 self._launch(program)
-                self._announce()
 
     def _stop(self) -> None:
         self._stop_programs()
         for name in ("redis", "postgres"):
             if name in self.servers:
                 self.servers.pop(name).stop()
-        (self.home / "service.json").unlink(missing_ok=True)
+        for name in ("service.json", "processes.json"):
+            (self.home / name).unlink(missing_ok=True)
 
     def _stop_programs(self) -> None:
         """Asks all programs to end, then waits for each, at most its time; a second Ctrl-C cuts that short."""

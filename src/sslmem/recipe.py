@@ -1,5 +1,6 @@
 """Recipes: the augmentations that make the views of a sample, in order, with torchvision's parameters."""
 
+import reprlib
 from typing import Annotated, Any, ClassVar, Self
 
 import yaml
@@ -14,7 +15,7 @@ Range = tuple[float, float]
 class Step(BaseModel):
     """One augmentation; subclasses have the names and defaults of torchvision's transforms."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     op: ClassVar[str]
 
 
@@ -142,10 +143,10 @@ def _step(entry: object, place: int) -> Step:
     if isinstance(entry, str):
         entry = {entry: {}}
     if not isinstance(entry, dict) or len(entry) != 1:
-        raise RecipeError(f"step {place}: expected one name with its parameters; found {entry!r}")
+        raise RecipeError(f"step {place}: expected one name with its parameters; found {reprlib.repr(entry)}")
     (name, parameters), = entry.items()  # fmt: skip
     if name not in STEPS:
-        raise RecipeError(f"step {place}: unknown augmentation {name!r}; known are {', '.join(STEPS)}")
+        raise RecipeError(f"step {place}: unknown augmentation {reprlib.repr(name)}; known are {', '.join(STEPS)}")
     try:
         return STEPS[name].model_validate(parameters or {})
     except ValidationError as error:
@@ -212,8 +213,8 @@ class Recipe(BaseModel):
         """
         try:
             data = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise RecipeError(f"the recipe is not readable as YAML: {error}") from error
+        except (yaml.YAMLError, RecursionError) as error:
+            raise RecipeError(f"the recipe is not readable as YAML: {' '.join(str(error).split())}") from error
         if not isinstance(data, list):
             raise RecipeError(f"a recipe file is a YAML list of augmentations; found {type(data).__name__}")
         return cls.model_validate(data)

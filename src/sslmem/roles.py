@@ -28,9 +28,15 @@ def read_roles(text: str) -> dict[str, Role]:
         The role by path, in the order of the table.
 
     Raises:
-        RolesError: a column is missing, a role is unknown, a sample has two roles, or the table is empty.
+        RolesError: it is no CSV, a column is missing, a role is unknown, a sample has two roles, or it is empty.
     """
-    reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff")))
+    try:
+        return _read_roles(csv.DictReader(io.StringIO(text.removeprefix("\ufeff"), newline="")))
+    except csv.Error as error:
+        raise RolesError(f"the table of roles is not readable as CSV: {error}") from error
+
+
+def _read_roles(reader: "csv.DictReader[str]") -> dict[str, Role]:
     columns = [name.strip() for name in reader.fieldnames or []]
     if not {"sample", "role"} <= set(columns):
         raise RolesError(f"expected a CSV with the columns sample,role; found the columns {columns}")

@@ -90,6 +90,8 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise DeviceUnavailable(f"the device {name!r} is of another kind; expected auto, cpu or cuda")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise DeviceUnavailable(f"the device {name!r} is not usable here; expected auto, cpu or cuda") from error

@@ -3,6 +3,7 @@
 import json as jsonlib
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import UUID
 
 import typer
 
@@ -17,10 +18,10 @@ app = typer.Typer(no_args_is_help=True, help="Request, follow, show, cancel and 
 
 @app.command()
 def request(
-    target: Annotated[list[str], typer.Option(help="Ids of the encoders under audit.")],
-    reference: Annotated[list[str], typer.Option(help="Ids of the reference encoders.")],
-    dataset: Annotated[str, typer.Option(help="Id of the dataset.")],
-    roles: Annotated[str, typer.Option(help="Id of the table of roles.")],
+    target: Annotated[list[UUID], typer.Option(help="Ids of the encoders under audit.")],
+    reference: Annotated[list[UUID], typer.Option(help="Ids of the reference encoders.")],
+    dataset: Annotated[UUID, typer.Option(help="Id of the dataset.")],
+    roles: Annotated[UUID, typer.Option(help="Id of the table of roles.")],
     name: Annotated[str | None, typer.Option(help="Of the audit.")] = None,
     views: Annotated[int, typer.Option(help="Augmented views of each sample.")] = 10,
     pairing: Annotated[str, typer.Option(help="views or original.")] = "views",
@@ -34,7 +35,13 @@ def request(
     """Requests an audit and prints its id."""
     spec = {"views": views, "pairing": pairing, "distance": distance, "seed": seed}
     spec["recipe"] = load_recipe(recipe).as_list()
-    body = {"target_ids": target, "reference_ids": reference, "dataset_id": dataset, "role_set_id": roles, "spec": spec}
+    body: dict[str, Any] = {
+        "target_ids": [str(encoder_id) for encoder_id in target],
+        "reference_ids": [str(encoder_id) for encoder_id in reference],
+        "dataset_id": str(dataset),
+        "role_set_id": str(roles),
+        "spec": spec,
+    }
     if name:
         body["name"] = name
     with connect(url, token) as client:
@@ -45,15 +52,15 @@ def request(
 
 
 @app.command("follow")
-def follow_command(audit_id: str, url: Url = None, token: Token = None) -> None:
+def follow_command(audit_id: UUID, url: Url = None, token: Token = None) -> None:
     """Follows an audit to its end and shows its summary."""
     with connect(url, token) as client:
-        print_summary(follow_audit(client, audit_id))
+        print_summary(follow_audit(client, str(audit_id)))
 
 
 @app.command()
 def show(
-    audit_id: str,
+    audit_id: UUID,
     json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
     url: Url = None,
     token: Token = None,
@@ -76,12 +83,12 @@ def show(
 def list_audits(url: Url = None, token: Token = None) -> None:
     """Lists the audits of the service, newest first."""
     with connect(url, token) as client:
-        print_resources(client.get("/v1/audits")["items"], ("id", "name", "state", "created_at"))
+        print_resources(client.items("/v1/audits"), ("id", "name", "state", "created_at"))
 
 
 @app.command()
 def scores(
-    audit_id: str,
+    audit_id: UUID,
     out: Annotated[Path, typer.Option(help="File to write, ending in .csv or .parquet.")],
     url: Url = None,
     token: Token = None,
@@ -95,7 +102,7 @@ def scores(
 
 @app.command()
 def report(
-    audit_id: str,
+    audit_id: UUID,
     out: Annotated[Path, typer.Option(help="HTML file to write.")],
     url: Url = None,
     token: Token = None,
@@ -106,14 +113,14 @@ def report(
 
 
 @app.command()
-def cancel(audit_id: str, url: Url = None, token: Token = None) -> None:
+def cancel(audit_id: UUID, url: Url = None, token: Token = None) -> None:
     """Cancels an audit; harmless when it has ended."""
     with connect(url, token) as client:
         print(client.request("POST", f"/v1/audits/{audit_id}/cancel").json()["state"])
 
 
 @app.command()
-def delete(audit_id: str, url: Url = None, token: Token = None) -> None:
+def delete(audit_id: UUID, url: Url = None, token: Token = None) -> None:
     """Deletes an audit that has ended, with its scores."""
     with connect(url, token) as client:
         client.request("DELETE", f"/v1/audits/{audit_id}")

@@ -50,7 +50,7 @@ def _local_url() -> str | None:
 
 
 def upload_progress() -> Progress:
-    """A bar that counts bytes, on standard error, gone when done."""
+    """A bar that counts bytes, on standard error if that is a terminal, gone when done."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -58,6 +58,7 @@ def upload_progress() -> Progress:
         TransferSpeedColumn(),
         console=stderr,
         transient=True,
+        disable=not stderr.is_terminal,
     )
 
 

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 from typing import Annotated
+from uuid import UUID
 
 import typer
 
 from sslmem.cli.connection import Token, Url, connect, folder_size, upload_progress
 from sslmem.cli.tables import print_resources
+from sslmem.errors import RolesError
 
 app = typer.Typer(no_args_is_help=True, help="Push, list and delete datasets of a service, and assign roles.")
 
@@ -27,26 +29,30 @@ def push(
 
 @app.command()
 def roles(
-    dataset_id: str,
+    dataset_id: UUID,
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="CSV with the columns sample,role.")],
     name: Annotated[str | None, typer.Option(help="Defaults to the name of the file.")] = None,
     url: Url = None,
     token: Token = None,
 ) -> None:
     """Registers a table of roles for a dataset and prints its id."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RolesError(f"expected a table in UTF-8; {file.name} is not ({error})") from error
     with connect(url, token) as client:
-        print(client.push_roles(dataset_id, file.read_text(encoding="utf-8-sig"), name=name or file.stem)["id"])
+        print(client.push_roles(str(dataset_id), text, name=name or file.stem)["id"])
 
 
 @app.command("list")
 def list_datasets(url: Url = None, token: Token = None) -> None:
     """Lists the datasets of the service, newest first."""
     with connect(url, token) as client:
-        print_resources(client.get("/v1/datasets")["items"], ("id", "name", "state", "num_samples"))
+        print_resources(client.items("/v1/datasets"), ("id", "name", "state", "num_samples"))
 
 
 @app.command()
-def delete(dataset_id: str, url: Url = None, token: Token = None) -> None:
+def delete(dataset_id: UUID, url: Url = None, token: Token = None) -> None:
     """Deletes a dataset that no audit uses."""
     with connect(url, token) as client:
         client.request("DELETE", f"/v1/datasets/{dataset_id}")

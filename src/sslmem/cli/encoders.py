@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Annotated
+from uuid import UUID
 
 import typer
 
@@ -46,11 +47,11 @@ def push(
 def list_encoders(url: Url = None, token: Token = None) -> None:
     """Lists the encoders of the service, newest first."""
     with connect(url, token) as client:
-        print_resources(client.get("/v1/encoders")["items"], ("id", "name", "state", "architecture", "input_size"))
+        print_resources(client.items("/v1/encoders"), ("id", "name", "state", "architecture", "input_size"))
 
 
 @app.command()
-def delete(encoder_id: str, url: Url = None, token: Token = None) -> None:
+def delete(encoder_id: UUID, url: Url = None, token: Token = None) -> None:
     """Deletes an encoder that no audit uses."""
     with connect(url, token) as client:
         client.request("DELETE", f"/v1/encoders/{encoder_id}")

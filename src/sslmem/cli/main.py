@@ -52,6 +52,10 @@ def main() -> None:
     except SslmemError as error:
         print(f"sslmem: {error.detail} [{error.code}]", file=sys.stderr)
         sys.exit(EXIT_NOT_EVALUATED)
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        print(f"sslmem: {error.strerror or error}{where}", file=sys.stderr)
+        sys.exit(EXIT_NOT_EVALUATED)
     except KeyboardInterrupt:
         print("sslmem: interrupted", file=sys.stderr)
         sys.exit(EXIT_NOT_EVALUATED)

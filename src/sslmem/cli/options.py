@@ -1,5 +1,6 @@
 """Parsers and helpers that several commands share."""
 
+import math
 from pathlib import Path
 
 import typer
@@ -22,6 +23,8 @@ def three_numbers(text: str) -> tuple[float, float, float]:
         numbers *= 3
     if len(numbers) != 3:
         raise typer.BadParameter(f"expected three numbers such as 0.5,0.5,0.5; found {len(numbers)}")
+    if not all(map(math.isfinite, numbers)):
+        raise typer.BadParameter(f"expected finite numbers; found {text!r}")
     return numbers[0], numbers[1], numbers[2]
 
 
@@ -52,7 +55,7 @@ def load_recipe(name_or_file: str) -> Recipe:
 
 
 def samples_progress() -> Progress:
-    """A bar that counts samples, on standard error, gone when done."""
+    """A bar that counts samples, on standard error if that is a terminal, gone when done."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -60,4 +63,5 @@ def samples_progress() -> Progress:
         TimeRemainingColumn(),
         console=stderr,
         transient=True,
+        disable=not stderr.is_terminal,
     )

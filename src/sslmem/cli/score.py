@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from sslmem.cli.options import automatic, load_recipe, samples_progress, stderr, three_numbers
 from sslmem.cli.tables import print_summary
@@ -40,10 +41,25 @@ def score(
     """Scores how much the target memorized each sample, and says so by role."""
     batch = automatic(batch_size)
     preprocessing = {"mean": three_numbers(mean), "std": three_numbers(std)}
+    if min(preprocessing["std"]) <= 0:
+        raise SpecError(f"the normalisation divides by std; expected numbers above 0, found {std}")
     parsed_recipe = load_recipe(recipe)
+
+    def spec_for(size: int) -> ScoreSpec:
+        return _spec(
+            views=views,
+            pairing=pairing,
+            distance=distance,
+            normalize=normalize,
+            recipe=parsed_recipe,
+            seed=seed,
+            input_size=size,
+        )
+
+    spec_for(input_size or parsed_recipe.size or 224)  # says what is wrong before minutes are spent
     assignment = _read_roles(roles) if roles else None
-    if not out.parent.is_dir():
-        raise SpecError(f"expected a folder to write {out.name} into; there is none at {out.parent}")
+    for file in (out, report):
+        _check_place(file)
 
     from sslmem.datasets.source import open_dataset  # noqa: PLC0415  numpy, and below torch, take seconds to load
     from sslmem.encoders.load import load_checkpoint  # noqa: PLC0415
@@ -66,15 +82,7 @@ def score(
             return encoder
 
         targets, references = [load(path) for path in target], [load(path) for path in reference]
-        spec = ScoreSpec(
-            views=_checked_views(views),
-            pairing=pairing,
-            distance=distance,
-            normalize=normalize,
-            recipe=parsed_recipe,
-            seed=seed,
-            input_size=targets[0].input_size,
-        )
+        spec = spec_for(targets[0].input_size)
         rows = _score_all(dataset, assignment, targets, references, spec, device=chosen, batch_size=batch)
         summary = summarize(
             rows,
@@ -95,10 +103,20 @@ def score(
     stderr.print(f"scores: {out}" + (f"  report: {report}" if report else ""), highlight=False, soft_wrap=True)
 
 
-def _checked_views(views: int) -> int:
-    if not 1 <= views <= 1024:
-        raise SpecError(f"expected 1 to 1024 views; found {views}")
-    return views
+def _spec(**fields: Any) -> ScoreSpec:  # noqa: ANN401  the spec checks them
+    try:
+        return ScoreSpec(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise SpecError(f"{name}: {first['msg']}; found {first['input']}") from error
+
+
+def _check_place(file: Path | None) -> None:
+    if file is not None and not file.parent.is_dir():
+        raise SpecError(f"expected a folder to write {file.name} into; there is none at {file.parent}")
+    if file is not None and file.is_dir():
+        raise SpecError(f"expected a file to write; {file} is a folder")
 
 
 def _read_roles(path: Path) -> dict[str, Role]:

@@ -1,5 +1,6 @@
 """An audit's summary as text for people. Works on the JSON form, which the server sends and the wheel alone reads."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
@@ -62,7 +63,7 @@ def print_summary(summary: dict[str, Any], console: Console | None = None) -> No
     console.print(f"score spec {summary['spec_digest']}", soft_wrap=True)
 
 
-def print_resources(items: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
+def print_resources(items: Iterable[dict[str, Any]], columns: tuple[str, ...]) -> None:
     """Prints resources of the service, one row each."""
     table = Table(box=None)
     for column in columns:

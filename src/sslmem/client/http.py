@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -29,15 +30,28 @@ class Client:
     Args:
         url: of the service, such as ``http://127.0.0.1:8000``.
         token: an API token.
+
+    Raises:
+        ServiceUnreachable: the URL is none.
+        RequestRefused: the token cannot be one.
     """
 
     def __init__(self, url: str, token: str) -> None:
         self.url = url.rstrip("/")
+        if not re.fullmatch("[!-~]+", token):
+            raise RequestRefused(
+                "the API token is empty or holds characters that none has; expected one like sslmem_..."
+            )
         # Reading may take as long as a long poll; connecting may not.
         timeout = httpx.Timeout(WAIT_SECONDS + 40, connect=10)
-        self._http = httpx.Client(
-            base_url=self.url, headers={"Authorization": f"Bearer {token}"}, timeout=timeout, trust_env=False
-        )
+        try:
+            self._http = httpx.Client(
+                base_url=self.url, headers={"Authorization": f"Bearer {token}"}, timeout=timeout, trust_env=False
+            )
+        except httpx.InvalidURL as error:
+            raise ServiceUnreachable(
+                f"expected a URL such as http://127.0.0.1:8000; found {url!r} ({error})"
+            ) from error
 
     def __enter__(self) -> Self:
         return self
@@ -49,34 +63,51 @@ class Client:
         """Sends a request.
 
         Raises:
-            ServiceUnreachable: there is no answer.
+            ServiceUnreachable: there is no answer, or it is not one of the service's.
             RequestRefused: the answer is an error; the message is the service's.
         """
-        try:
-            response = self._http.request(method, path, **options)
-        except httpx.HTTPError as error:
-            raise ServiceUnreachable(
-                f"no answer from {self.url} ({error}); expected a running service: start one with make run, "
-                "or name another with --url or SSLMEM_URL"
-            ) from error
+        response = self._send(method, path, **options)
         if response.is_error:
             raise RequestRefused(_refusal(response))
         return response
 
+    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:  # noqa: ANN401
+        try:
+            return self._http.request(method, path, **options)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise ServiceUnreachable(
+                f"no answer from {self.url} ({error}); expected a running service: start one with make run, "
+                "or name another with --url or SSLMEM_URL"
+            ) from error
+
+    def json(self, method: str, path: str, **options: Any) -> Json:  # noqa: ANN401
+        """Sends a request and returns the JSON object that it is answered with; see :meth:`request`."""
+        response = self.request(method, path, **options)
+        try:
+            answer = response.json() if response.is_success else None
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise ServiceUnreachable(f"what answers at {self.url} is not an sslmem service; name another with --url")
+        return answer
+
     def get(self, path: str, **params: Any) -> Json:  # noqa: ANN401
         """Returns the JSON object at a path."""
-        answer: Json = self.request("GET", path, params=params).json()
-        return answer
+        return self.json("GET", path, params=params)
+
+    def items(self, path: str) -> Iterator[Json]:
+        """Yields what is listed at a path, page by page."""
+        page = self.get(path)
+        yield from page["items"]
+        while page["next_cursor"] is not None:
+            page = self.get(path, cursor=page["next_cursor"])
+            yield from page["items"]
 
     # Encoders and datasets
 
     def has_artifact(self, digest: str) -> bool:
         """Whether the service holds a file with this digest."""
-        try:
-            self.request("HEAD", f"/v1/artifacts/{digest}")
-        except RequestRefused:
-            return False
-        return True
+        return self._send("HEAD", f"/v1/artifacts/{digest}").is_success
 
     def push_encoder(
         self,
@@ -101,28 +132,34 @@ class Client:
             "mean": mean and list(mean),
             "std": std and list(std),
         }
-        return self._wait(self._push("/v1/encoders", path, settings, advance))
+        return self._wait(self._push("encoder", path, settings, advance))
 
     def push_dataset(self, path: Path, *, name: str | None = None, advance: Advance = _no_progress) -> Json:
         """Uploads a zip archive, or a folder as one, and waits until it is checked."""
         if not path.is_dir():
-            return self._wait(self._push("/v1/datasets", path, {"name": name or path.stem}, advance))
+            return self._wait(self._push("dataset", path, {"name": name or path.stem}, advance))
         with tempfile.TemporaryDirectory(prefix="sslmem-") as folder:
             archive = zip_folder(path, Path(folder) / f"{path.resolve().name}.zip")
-            return self._wait(self._push("/v1/datasets", archive, {"name": name or path.resolve().name}, advance))
+            return self._wait(self._push("dataset", archive, {"name": name or path.resolve().name}, advance))
 
     def push_roles(self, dataset_id: str, text: str, *, name: str | None = None) -> Json:
         """Registers a CSV table of roles for a dataset."""
-        answer: Json = self.request(
+        return self.json(
             "PUT",
             f"/v1/datasets/{dataset_id}/roles",
             params={"name": name} if name else {},
             content=text.encode(),
             headers={"Content-Type": "text/csv"},
-        ).json()
-        return answer
+        )
 
-    def _push(self, collection: str, path: Path, settings: Json, advance: Advance) -> Json:
+    def _push(self, kind: str, path: Path, settings: Json, advance: Advance) -> Json:
+        # Asked first: a wrong token or too large a file shows before anything is read or sent.
+        limit = self.get("/v1/limits")[f"{kind}_bytes"]
+        if path.stat().st_size > limit:
+            raise RequestRefused(
+                f"{path.name} has {path.stat().st_size} bytes; the service takes at most {limit} bytes"
+            )
+        collection = f"/v1/{kind}s"
         settings = {key: value for key, value in settings.items() if value is not None}
         digest = hashlib.sha256()
         with path.open("rb") as file:
@@ -131,17 +168,14 @@ class Client:
         name = f"sha256:{digest.hexdigest()}"
         if self.has_artifact(name):
             advance(path.stat().st_size)
-            answer: Json = self.request("POST", collection, json={**settings, "artifact_digest": name}).json()
-            return answer
+            return self.json("POST", collection, json={**settings, "artifact_digest": name})
         params = {k: ",".join(map(str, v)) if isinstance(v, list) else v for k, v in settings.items()}
         headers = {
             "Content-Type": "application/octet-stream",
             "Content-Length": str(path.stat().st_size),
             "Content-Digest": f"sha-256=:{base64.b64encode(digest.digest()).decode()}:",
         }
-        response = self.request("PUT", collection, params=params, content=_blocks(path, advance), headers=headers)
-        resource: Json = response.json()
-        return resource
+        return self.json("PUT", collection, params=params, content=_blocks(path, advance), headers=headers)
 
     def _wait(self, resource: Json) -> Json:
         while resource["state"] not in ("ready", "refused"):
@@ -155,11 +189,10 @@ class Client:
 
     def request_audit(self, **body: Any) -> Json:  # noqa: ANN401
         """Requests an audit; see the service's documentation for the fields."""
-        answer: Json = self.request("POST", "/v1/audits", json=body).json()
-        return answer
+        return self.json("POST", "/v1/audits", json=body)
 
     def follow(self, audit_id: str) -> Iterator[Json]:
-        """Yields the audit's state whenever something changed, the last time when it has ended."""
+        """Yields the audit's state every second and whenever it changes, the last time when it has ended."""
         audit = self.get(f"/v1/audits/{audit_id}")
         yield audit
         while audit["state"] not in TERMINAL:
@@ -167,17 +200,21 @@ class Client:
             yield audit
 
     def download(self, path: str, destination: Path, **params: Any) -> None:  # noqa: ANN401
-        """Writes what is at a path (CSV, Parquet or HTML) to a file."""
+        """Writes what is at a path (CSV, Parquet or HTML) to a file, which is there only once it is complete."""
+        part = destination.with_name(destination.name + ".part")
         try:
             with self._http.stream("GET", path, params=params) as response:
                 if response.is_error:
                     response.read()
                     raise RequestRefused(_refusal(response))
-                with destination.open("wb") as file:
+                with part.open("wb") as file:
                     for block in response.iter_bytes():
                         file.write(block)
+            part.replace(destination)
         except httpx.HTTPError as error:
             raise ServiceUnreachable(f"the download from {self.url}{path} broke off ({error})") from error
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def _blocks(path: Path, advance: Advance) -> Iterator[bytes]:

@@ -46,8 +46,9 @@ def open_dataset(path: Path) -> Dataset:
     """Opens a folder or a zip archive of images.
 
     Raises:
-        UnreadableDataset: there is nothing there, or it is neither.
-        UnsafeArchive: the archive has links, paths outside itself, duplicate or encrypted members, or too many.
+        UnreadableDataset: there is nothing there, it is neither, or a name in it is not UTF-8.
+        UnsafeArchive: the archive has links, paths outside itself, duplicate or encrypted members, members packed
+            otherwise than by deflation, or too many.
         EmptyDataset: it holds no image files.
     """
     if path.is_dir():
@@ -71,7 +72,7 @@ def _sorted(samples: list[SampleEntry], where: str) -> list[SampleEntry]:
 
 
 class FolderDataset:
-    """Image files below a folder; links to folders are not followed."""
+    """Image files below a folder; links to folders are not followed, pipes and devices are no images."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -79,9 +80,20 @@ class FolderDataset:
         for folder, _, names in os.walk(root):
             for name in names:
                 path = PurePosixPath((Path(folder) / name).relative_to(root).as_posix())
-                if _is_image(path):
-                    samples.append(SampleEntry(str(path), (root / path).stat().st_size))
+                if _is_image(path) and (entry := self._entry(path)) is not None:
+                    samples.append(entry)
         self.samples = _sorted(samples, f"the folder {root}")
+
+    def _entry(self, path: PurePosixPath) -> SampleEntry | None:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError as error:
+            raise UnreadableDataset(f"the name of the file {str(path)!a} is not UTF-8; expected one that is") from error
+        try:
+            status = (self.root / path).stat()
+        except OSError:  # a dangling link, say: a sample all the same, and reading it says why it has no pixels
+            return SampleEntry(str(path), 0)
+        return SampleEntry(str(path), status.st_size) if stat.S_ISREG(status.st_mode) else None
 
     def read(self, path: str) -> bytes:
         """Returns the encoded bytes of a sample.
@@ -90,9 +102,13 @@ class FolderDataset:
             UndecodableImage: the file cannot be read.
         """
         try:
-            return (self.root / path).read_bytes()
+            with (self.root / path).open("rb") as file:
+                data = file.read(MAX_IMAGE_BYTES + 1)
         except OSError as error:
             raise UndecodableImage(f"the file {path} cannot be read: {error.strerror}") from error
+        if len(data) > MAX_IMAGE_BYTES:
+            raise UndecodableImage(f"the file {path} is too large; at most {MAX_IMAGE_BYTES} bytes are read")
+        return data
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -110,15 +126,19 @@ class ZipDataset:
     def __init__(self, path: Path) -> None:
         try:
             self.archive = zipfile.ZipFile(path)
-            self.samples = _sorted(self._members(), f"the archive {path.name}")
+        except UnicodeDecodeError as error:
+            raise UnreadableDataset(f"a name in the zip archive {path.name} is not UTF-8; expected that") from error
         except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
             raise UnreadableDataset(f"the zip archive {path.name} is damaged: {error}") from error
+        self._members = self._usable_members()
+        samples = [SampleEntry(name, info.file_size) for name, info in self._members.items()]
+        self.samples = _sorted(samples, f"the archive {path.name}")
 
-    def _members(self) -> list[SampleEntry]:
+    def _usable_members(self) -> dict[str, zipfile.ZipInfo]:
         infos = self.archive.infolist()
         if len(infos) > MAX_MEMBERS:
             raise UnsafeArchive(f"the archive has {len(infos)} members; at most {MAX_MEMBERS} are read")
-        samples, seen = [], set()
+        members: dict[str, zipfile.ZipInfo] = {}
         for info in infos:
             path = PurePosixPath(info.filename)
             if path.is_absolute() or ".." in path.parts or "\\" in info.filename:
@@ -131,23 +151,32 @@ class ZipDataset:
                 raise UnsafeArchive(f"the member {info.filename!r} is encrypted")
             if info.file_size > MAX_IMAGE_BYTES:
                 raise UnsafeArchive(f"{info.filename!r} has {info.file_size} bytes; at most {MAX_IMAGE_BYTES} are read")
-            if str(path) in seen:
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack without bound
+                raise UnsafeArchive(
+                    f"{info.filename!r} is packed in a way that is not read; expected stored or deflated"
+                )
+            if members.setdefault(str(path), info) is not info:
                 raise UnsafeArchive(f"the member {info.filename!r} occurs twice")
-            seen.add(str(path))
-            samples.append(SampleEntry(info.filename, info.file_size))
-        return samples
+        return members
 
     def read(self, path: str) -> bytes:
         """Returns the encoded bytes of a sample.
 
         Raises:
-            UndecodableImage: the member is damaged.
+            UndecodableImage: the member is damaged, or there is none.
         """
+        info = self._members.get(path)
+        if info is None:
+            raise UndecodableImage(f"there is no member {path}")
         try:
-            # The declared size was checked above; zipfile stops there and compares the checksum.
-            return self.archive.read(path)
+            with self.archive.open(info) as member:
+                # No more than the declared size, which was checked above, is unpacked before the checksum is compared.
+                data = member.read(info.file_size)
         except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError, ValueError) as error:
             raise UndecodableImage(f"the member {path} is damaged: {error}") from error
+        if len(data) != info.file_size:
+            raise UndecodableImage(f"the member {path} is damaged: {len(data)} of {info.file_size} bytes are there")
+        return data
 
     def close(self) -> None:
         """Closes the archive."""

@@ -22,6 +22,8 @@ INFERABLE = (
     "wide_resnet101_2",
 )
 DEFAULT_INPUT_SIZE = 224
+MAX_INPUT_SIZE = 2048  # as in the score spec
+MAX_TOKENS = 2**16
 SMALL_STEM_INPUT_SIZE = 32
 
 
@@ -47,7 +49,8 @@ def build(architecture: str, shapes: Shapes, input_size: int | None) -> tuple[nn
             f"expected a name such as resnet18, torchvision/NAME or timm/NAME; found {architecture}"
         )
     if library != "timm" and name in torchvision.models.list_models(module=torchvision.models):
-        module = _torchvision(name)
+        # A ViT is built for one input size; other networks take any.
+        module = _torchvision(name, **({"image_size": input_size} if name.startswith("vit_") and input_size else {}))
         notes: list[str] = []
     elif library != "torchvision" and timm.is_model(name):
         module, notes = _timm(name, shapes, input_size)
@@ -65,14 +68,17 @@ def build(architecture: str, shapes: Shapes, input_size: int | None) -> tuple[nn
 
 
 def infer(shapes: Callable[[nn.Module], str | None]) -> str | None:
-    """Returns the one inferable architecture for which ``shapes(module)`` finds no fault, if there is just one."""
+    """Returns the largest inferable architecture for which ``shapes(module)`` finds no fault, if there is one.
+
+    A deeper network holds the entries of the shallower ones of its family, so these fit it as well.
+    """
     with torch.device("meta"):
-        fitting = [name for name in INFERABLE if shapes(_torchvision(name)) is None]
-    return fitting[0] if len(fitting) == 1 else None
+        fitting = {name: module for name in INFERABLE if shapes(module := _torchvision(name)) is None}
+    return max(fitting, key=lambda name: len(fitting[name].state_dict()), default=None)
 
 
-def _torchvision(name: str) -> nn.Module:
-    module: nn.Module = torchvision.models.get_model(name, weights=None)
+def _torchvision(name: str, **options: int) -> nn.Module:
+    module: nn.Module = torchvision.models.get_model(name, weights=None, **options)
     # The classifier is the last linear layer; what stands before it (a norm, say) belongs to the encoder.
     linears = [path for path, layer in module.named_modules() if isinstance(layer, nn.Linear)]
     if linears and linears[-1].split(".")[0] in ("fc", "classifier", "heads", "head"):
@@ -81,15 +87,25 @@ def _torchvision(name: str) -> nn.Module:
 
 
 def _timm(name: str, shapes: Shapes, input_size: int | None) -> tuple[nn.Module, list[str]]:
-    options: dict[str, int] = {}
-    notes = []
-    patch = shapes.get("patch_embed.proj.weight")
-    if patch is not None and "pos_embed" in shapes and len(patch) == 4:
-        tokens = shapes["pos_embed"][-2]
-        side = int(tokens**0.5)  # a class token or registers are fewer than a further row of patches
-        options = {"patch_size": patch[-1], "img_size": input_size or side * patch[-1]}
-        notes.append(f"patches of {patch[-1]} pixels, from the shape of patch_embed.proj.weight")
-    return timm.create_model(name, pretrained=False, num_classes=0, **options), notes
+    options = _vit_options(shapes, input_size)
+    if options:
+        note = f"patches of {options['patch_size']} pixels, from the shape of patch_embed.proj.weight"
+        try:
+            return timm.create_model(name, pretrained=False, num_classes=0, **options), [note]
+        except TypeError:  # Hiera, for one, has such entries and takes no such options
+            pass
+    return timm.create_model(name, pretrained=False, num_classes=0), []
+
+
+def _vit_options(shapes: Shapes, input_size: int | None) -> dict[str, int]:
+    """Patch and input size of a plain ViT, whose patches are cut from RGB and whose positions are ``[1, T, D]``."""
+    patch, positions = shapes.get("patch_embed.proj.weight", ()), shapes.get("pos_embed", ())
+    if len(patch) != 4 or patch[1] != 3 or 0 in patch or len(positions) != 3 or positions[1] > MAX_TOKENS:
+        return {}
+    side = int(positions[1] ** 0.5)  # a class token or registers are fewer than a further row of patches
+    size = input_size or side * patch[-1]
+    usable = 0 < size <= MAX_INPUT_SIZE and (size // patch[-1]) ** 2 <= MAX_TOKENS
+    return {"patch_size": patch[-1], "img_size": size} if usable else {}
 
 
 def _own_input_size(module: nn.Module) -> int | None:

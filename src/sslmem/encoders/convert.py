@@ -1,8 +1,6 @@
 """Converts an untrusted checkpoint to plain safetensors in a subprocess that can do no harm."""
 
 import json
-import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -14,7 +12,6 @@ from pydantic import BaseModel, ConfigDict
 from sslmem.encoders import inert
 from sslmem.errors import CheckpointError, UnreadableCheckpoint, UnsafeCheckpoint
 
-GIB = 2**30
 WALL_SECONDS = 600
 
 
@@ -50,7 +47,6 @@ def convert_checkpoint(source: Path, destination: Path, *, name: str | None = No
     """
     if not source.is_file():
         raise UnreadableCheckpoint(f"expected a checkpoint file; there is none at {source}")
-    size = source.stat().st_size
     script = str(Path(inert.__file__))
     try:
         # -I: isolated from environment, user packages and the working directory.
@@ -61,7 +57,7 @@ def convert_checkpoint(source: Path, destination: Path, *, name: str | None = No
             timeout=WALL_SECONDS,
             check=False,
             env={"OPENBLAS_NUM_THREADS": "1", "LANG": "C.UTF-8"},
-            preexec_fn=lambda: _limit(size),  # sets limits only, touches no lock
+            start_new_session=True,
         )
     except subprocess.TimeoutExpired as error:
         destination.unlink(missing_ok=True)
@@ -74,16 +70,6 @@ def convert_checkpoint(source: Path, destination: Path, *, name: str | None = No
     if contents.container == "safetensors":
         shutil.copyfile(source, destination)
     return contents
-
-
-def _limit(size: int) -> None:
-    """Bounds the subprocess: address space, processor time, the size of what it writes, open files."""
-    os.setsid()
-    resource.setrlimit(resource.RLIMIT_AS, (2 * GIB + 3 * size,) * 2)
-    resource.setrlimit(resource.RLIMIT_CPU, (60 + size // (20 * 2**20),) * 2)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4 * size + 128 * 2**20,) * 2)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _answer(run: subprocess.CompletedProcess[bytes], source: Path) -> dict[str, str]:

@@ -1,20 +1,21 @@
 """Reads an untrusted checkpoint without executing anything in it, and writes its tensors as safetensors.
 
-Runs as a script in a subprocess whose memory, time and files are limited (see ``sslmem.encoders.convert``); it
-needs the standard library and numpy alone. A torch file is a pickle program; here every global that the program
-asks for resolves to a recorder in this file, so that the program can build containers and nothing else.
+Runs as a script in a subprocess of its own (see ``sslmem.encoders.convert``), limits its memory, time and files
+before it opens the checkpoint, and needs the standard library and numpy alone. A torch file is a pickle program;
+here every global that the program asks for resolves to a recorder in this file, so that the program can build
+containers and nothing else. What a recorder returns cannot be changed afterwards, so what was checked stays true.
 """
 
 import json
 import math
 import pickle
+import resource
 import struct
 import sys
 import zipfile
 from collections import OrderedDict
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Protocol
+from typing import IO, Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
@@ -32,6 +33,8 @@ STORAGES = {
     "BoolStorage": ("BOOL", 1),
 }
 MAX_HEADER = 100 * 2**20
+MAX_NAME = 500  # characters
+GIB = 2**30
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
@@ -43,8 +46,7 @@ class Refused(Exception):
         self.code, self.detail = code, detail
 
 
-@dataclass
-class Storage:
+class Storage(NamedTuple):
     """A block of elements named by the pickle program; its bytes lie elsewhere in the file."""
 
     dtype: str
@@ -53,8 +55,7 @@ class Storage:
     num_elements: int
 
 
-@dataclass
-class TensorRef:
+class TensorRef(NamedTuple):
     """A strided window on a storage."""
 
     storage: Storage
@@ -86,8 +87,7 @@ class Inert:
         """Ignores an item of an unknown set."""
 
 
-@dataclass(frozen=True)
-class StorageType:
+class StorageType(NamedTuple):
     """Stands for a class such as ``torch.FloatStorage``."""
 
     name: str
@@ -118,6 +118,10 @@ def rebuild_parameter(data: object, *_: object) -> object:
 class InertUnpickler(pickle.Unpickler):
     """Resolves globals to recorders; imports nothing, calls nothing but what stands in this file."""
 
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__(file)
+        self.storages: dict[str, Storage] = {}
+
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401
         """Returns the recorder for a global."""
         if (module, name) == ("collections", "OrderedDict"):
@@ -134,15 +138,22 @@ class InertUnpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> Any:  # noqa: ANN401
         """Returns the storage that a persistent id names: ("storage", type, key, device, number of elements)."""
+        if isinstance(pid, tuple) and pid[:1] == ("module",):  # the class of a pickled module, with its source
+            return Inert
         if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
             raise Refused("checkpoint-unreadable", "an unknown kind of persistent object")
         _, kind, key, _, count = pid[:5]
+        if any(part is not None for part in pid[5:]):
+            raise Refused("checkpoint-unreadable", "a storage that is a view of another one, as torch 0.1 wrote them")
         if not isinstance(kind, StorageType) or kind.name not in STORAGES:
-            raise Refused("checkpoint-unreadable", f"tensors of the kind {getattr(kind, 'name', kind)} are not read")
+            name = kind.name if isinstance(kind, StorageType) else "unknown"
+            raise Refused("checkpoint-unreadable", f"tensors of the kind {name} are not read")
         if not isinstance(key, str) or type(count) is not int or count < 0:
             raise Refused("checkpoint-unreadable", "a storage without a name or size")
-        dtype, item_size = STORAGES[kind.name]
-        return Storage(dtype, item_size, key, count)
+        storage = Storage(*STORAGES[kind.name], key, count)
+        if self.storages.setdefault(key, storage) != storage:
+            raise Refused("checkpoint-unsafe", f"storage {key} has two kinds or sizes")
+        return storage
 
 
 class Source(Protocol):
@@ -159,7 +170,10 @@ class ZipSource:
         self.archive = zipfile.ZipFile(path)
         names = [name for name in self.archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
         if len(names) != 1:
-            raise Refused("checkpoint-unreadable", "a zip archive without data.pkl; expected what torch.save writes")
+            found = f"a zip archive with {len(names)} entries data.pkl"
+            raise Refused("checkpoint-unreadable", f"{found}; expected one, as torch.save writes it")
+        if any(info.compress_type != zipfile.ZIP_STORED for info in self.archive.infolist()):
+            raise Refused("checkpoint-unsafe", "a compressed zip archive; torch.save does not compress")
         self.prefix = names[0][: -len("data.pkl")]
         names = self.archive.namelist()
         if f"{self.prefix}constants.pkl" in names:
@@ -176,9 +190,10 @@ class ZipSource:
     def read(self, storage: Storage) -> bytes:
         """Returns exactly the bytes of a storage."""
         info = self.archive.getinfo(f"{self.prefix}data/{storage.key}")
-        if info.file_size != storage.num_elements * storage.item_size:
+        size = storage.num_elements * storage.item_size
+        if info.file_size != size or len(data := self.archive.read(info)) != size:
             raise Refused("checkpoint-unsafe", f"storage {storage.key} is not as large as the file says")
-        return self.archive.read(info)
+        return data
 
 
 class LegacySource:
@@ -191,18 +206,19 @@ class LegacySource:
             raise Refused("checkpoint-unreadable", "a pickle that torch.save did not write")
         for _ in ("protocol", "system"):
             InertUnpickler(file).load()
-        self.object = InertUnpickler(file).load()
+        unpickler = InertUnpickler(file)
+        self.object = unpickler.load()
         keys = InertUnpickler(file).load()
-        self.keys = keys if isinstance(keys, list) else []
         self.places: dict[str, int] = {}
+        self._locate(keys if isinstance(keys, list) else [], unpickler.storages)
 
     def root(self) -> object:
         """What the pickle program built."""
         return self.object
 
-    def locate(self, storages: dict[str, Storage]) -> None:
+    def _locate(self, keys: list[Any], storages: dict[str, Storage]) -> None:
         """Finds where each storage begins; they follow each other, each after its element count."""
-        for key in self.keys:
+        for key in keys:
             if key not in storages:
                 raise Refused("checkpoint-unreadable", f"storage {key!r} is of no known tensor")
             (count,) = struct.unpack("<q", self.file.read(8))
@@ -243,7 +259,19 @@ def state_dict(root: object) -> tuple[str, dict[str, TensorRef], list[str]]:
             "expected a state dict, bare or under the key state_dict; found a mapping with the keys "
             + ", ".join(sorted(str(key)[:60] for key in list(root)[:12])),
         )
-    return place, tensors, sorted(str(k)[:200] for k in entries if k not in tensors)
+    return place, tensors, sorted(one_line(str(k)) for k in entries if k not in tensors)
+
+
+def one_line(text: str) -> str:
+    """What a message or a name can show of a text from an untrusted file."""
+    return "".join(c if c.isprintable() else "?" for c in text[:MAX_NAME])
+
+
+def check_names(names: list[str]) -> None:
+    """Refuses names that would not go through messages, JSON and the database unharmed."""
+    for name in names:
+        if one_line(name) != name:
+            raise Refused("checkpoint-unreadable", f"the name of the entry {name[:80]!a} is too long or does not print")
 
 
 def contiguous(data: bytes, ref: TensorRef) -> bytes:
@@ -254,7 +282,7 @@ def contiguous(data: bytes, ref: TensorRef) -> bytes:
 
 
 def write_safetensors(tensors: dict[str, TensorRef], source: Source, out: IO[bytes]) -> None:
-    """Writes the tensors one by one, so that memory holds one storage at a time."""
+    """Writes the tensors one by one, so that memory holds one storage at a time, each read once if they follow."""
     header: dict[str, Any] = {}
     position = 0
     for name, ref in tensors.items():
@@ -264,8 +292,14 @@ def write_safetensors(tensors: dict[str, TensorRef], source: Source, out: IO[byt
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     out.write(struct.pack("<Q", len(text)) + text)
+    last, data = None, b""
     for ref in tensors.values():
-        out.write(contiguous(source.read(ref.storage), ref) if math.prod(ref.shape) else b"")
+        if 0 in ref.shape:
+            continue
+        if ref.storage != last:
+            data = b""  # let go of the last one before reading the next
+            last, data = ref.storage, source.read(ref.storage)
+        out.write(contiguous(data, ref))
 
 
 def check_safetensors(path: Path) -> list[str]:
@@ -280,6 +314,7 @@ def check_safetensors(path: Path) -> list[str]:
     ends = [entry["data_offsets"][1] for entry in header.values()]
     if max(ends, default=0) != size - 8 - length:
         raise Refused("checkpoint-unreadable", "the safetensors file is truncated or has bytes at its end")
+    check_names(list(header))
     return list(header)
 
 
@@ -292,8 +327,7 @@ def read_torch(path: Path, destination: Path) -> dict[str, Any]:
         else:
             source, container = LegacySource(file), "torch legacy"
         place, tensors, others = state_dict(source.root())
-        if isinstance(source, LegacySource):
-            source.locate({ref.storage.key: ref.storage for ref in tensors.values()})
+        check_names(list(tensors))
         total = sum(math.prod(ref.shape) * ref.storage.item_size for ref in tensors.values())
         if total > 4 * path.stat().st_size + 2**20:
             raise Refused("checkpoint-unsafe", f"the tensors would unfold to {total} bytes, far more than the file has")
@@ -314,23 +348,33 @@ def convert(path: Path, destination: Path) -> dict[str, Any]:
     return read_torch(path, destination)
 
 
-def main() -> None:
-    """Prints one JSON object: what was found, or the code and sentence of a refusal."""
+def limit(size: int) -> None:
+    """Bounds this process, given the size of the checkpoint: address space, time, what it writes, open files."""
+    resource.setrlimit(resource.RLIMIT_AS, (2 * GIB + 3 * size,) * 2)
+    resource.setrlimit(resource.RLIMIT_CPU, (60 + size // (20 * 2**20),) * 2)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4 * size + 128 * 2**20,) * 2)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def answer(source: Path, destination: Path) -> dict[str, Any]:
+    """Converts a checkpoint and says what was found, or the code and sentence of a refusal."""
     try:
-        answer = convert(Path(sys.argv[1]), Path(sys.argv[2]))
+        return convert(source, destination)
     except Refused as refusal:
-        answer = {"code": refusal.code, "detail": refusal.detail}
+        code, detail = refusal.code, refusal.detail
     except MemoryError:
-        answer = {
-            "code": "checkpoint-unsafe",
-            "detail": "reading the file needs more memory than it may take",
-        }
+        code, detail = "checkpoint-unsafe", "reading the file needs more memory than it may take"
     except Exception as error:  # noqa: BLE001  a hostile file can make the reader fail in any way
-        answer = {
-            "code": "checkpoint-unreadable",
-            "detail": f"the file is damaged ({type(error).__name__}: {error})",
-        }
-    json.dump(answer, sys.stdout)
+        code, detail = "checkpoint-unreadable", f"the file is damaged ({type(error).__name__}: {error})"
+    return {"code": code, "detail": one_line(detail)}
+
+
+def main() -> None:
+    """Prints one JSON object, the answer."""
+    source, destination = Path(sys.argv[1]), Path(sys.argv[2])
+    limit(source.stat().st_size)
+    json.dump(answer(source, destination), sys.stdout)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from sslmem.encoders.convert import convert_checkpoint
 from sslmem.errors import (
     AmbiguousCheckpoint,
     NonFiniteRepresentation,
+    ScoringError,
     StateDictMismatch,
     UnknownArchitecture,
     UnreadableCheckpoint,
@@ -142,7 +143,8 @@ def load_encoder(
     if architecture is None:
         architecture = _infer(entries)
     shapes = {name: tuple(tensor.shape) for name, tensor in entries.items()}
-    stem = next((name for name in shapes if name.endswith(("conv1.weight", "patch_embed.proj.weight"))), "")
+    stems = [name for name in shapes if name.endswith(("conv1.weight", "patch_embed.proj.weight"))]
+    stem = min(stems, key=len, default="")  # a convolution within a block has a longer name than the first one
     hint = stem.removesuffix("conv1.weight").removesuffix("patch_embed.proj.weight")
     module, size, notes = architectures.build(architecture, _without(hint, shapes), input_size)
     report = _load_strictly(module, entries, architecture, notes)
@@ -196,6 +198,15 @@ def _load_strictly(module: nn.Module, entries: Mapping[str, Tensor], architectur
         raise StateDictMismatch(_what_is_missing(wanted, entries, architecture))
     prefix = prefixes[0]
     loaded = {name: entries[prefix + name] for name in wanted if prefix + name in entries}
+    integers = [
+        k for k, v in loaded.items() if not (_counter(k) or v.is_floating_point() or v.dtype == wanted[k].dtype)
+    ]
+    if integers:
+        name = integers[0]
+        raise StateDictMismatch(
+            f"{len(integers)} entries hold no floating-point numbers: {prefix}{name} is {loaded[name].dtype}, "
+            f"expected {wanted[name].dtype}; quantised encoders are not read"
+        )
     wrong = [name for name, tensor in loaded.items() if tensor.shape != wanted[name].shape]
     if wrong:
         name = wrong[0]
@@ -256,12 +267,21 @@ def probe(encoder: Encoder, *, num_views: int = 64) -> ProbeResult:
     """Runs an encoder on noise: its output is finite and of one width, and this fast.
 
     Raises:
+        ScoringError: the encoder does not take views of its input size.
         NonFiniteRepresentation: some outputs are not finite.
     """
     device = next(encoder.module.parameters()).device
     generator = torch.Generator().manual_seed(0)
     views = torch.rand((num_views, 3, encoder.input_size, encoder.input_size), generator=generator).to(device)
-    representations = encoder.represent(views)
+    try:
+        representations = encoder.represent(views)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, AssertionError, ValueError, AttributeError) as error:
+        raise ScoringError(
+            f"{encoder.report.architecture} does not take views of {encoder.input_size} pixels; "
+            f"expected its own input size ({' '.join(str(error).split())})"
+        ) from error
     if not bool(torch.isfinite(representations).all()):
         raise NonFiniteRepresentation("the encoder's output on random images is not finite: its weights are unusable")
     started = time.perf_counter()

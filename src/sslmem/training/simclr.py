@@ -88,8 +88,9 @@ def train_simclr(
     order = torch.Generator().manual_seed(settings.seed)
     batches = max(1, len(images) // settings.batch_size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    steps = max(3, settings.epochs * batches)  # the schedule needs one step to rise and one to fall
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=settings.learning_rate, total_steps=max(1, settings.epochs * batches), pct_start=0.1
+        optimizer, max_lr=settings.learning_rate, total_steps=steps, pct_start=max(0.1, 2 / steps)
     )
     for epoch in range(settings.epochs):
         total = 0.0

@@ -6,7 +6,6 @@ Shapes: views ``[M, 3, H, W]``, parameters ``[M]``.
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 LUMA = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green and blue
 
@@ -55,16 +54,24 @@ def adjust_hue(views: Tensor, shift: Tensor) -> Tensor:
 
 
 def gaussian_blur(views: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
-    """Blurs with a separable Gaussian of ``kernel_size`` pixels, reflecting at the borders."""
+    """Blurs with a separable Gaussian of ``kernel_size`` pixels, reflecting at the borders as often as it takes."""
     half = kernel_size // 2
     offsets = torch.arange(-half, half + 1, device=views.device, dtype=views.dtype)
     kernel = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
     kernel = (kernel / kernel.sum(dim=1, keepdim=True))[:, :, None, None, None]  # [M, K, 1, 1, 1]
     height, width = views.shape[-2:]
-    padded = functional.pad(views, [half, half, half, half], mode="reflect")
+    padded = views.index_select(2, _reflected(height, half, views.device))
+    padded = padded.index_select(3, _reflected(width, half, views.device))
     rows, blurred = torch.zeros_like(padded[:, :, :height]), torch.zeros_like(views)
     for i in range(kernel_size):
         rows = rows + kernel[:, i] * padded[:, :, i : i + height]
     for i in range(kernel_size):
         blurred = blurred + kernel[:, i] * rows[..., i : i + width]
     return blurred
+
+
+def _reflected(length: int, pad: int, device: torch.device) -> Tensor:
+    """Indices of an axis reflected at its ends, without repeating the edge, ``[length + 2 * pad]``."""
+    period = max(1, 2 * (length - 1))
+    places = torch.arange(-pad, length + pad, device=device).remainder(period)
+    return torch.minimum(places, period - places)

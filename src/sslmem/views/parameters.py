@@ -65,7 +65,8 @@ def draw(step: r.Step, u: Floats, heights: Floats, widths: Floats) -> Parameters
 def crop_boxes(step: r.RandomResizedCrop, u: Floats, heights: Floats, widths: Floats) -> Floats:
     """Boxes ``[M, 4]`` of (top, left, height, width) as torchvision's RandomResizedCrop draws them.
 
-    The first of ten random boxes that fits; if none does, the largest central box within the ratios.
+    The first of ten random boxes that fits; if none does, the largest central box within the ratios, at least
+    one pixel wide and high.
     """
     h, w = heights[:, None], widths[:, None]
     area = h * w * (step.scale[0] + (step.scale[1] - step.scale[0]) * u[:, :CROP_TRIES])  # [M, 10]
@@ -77,8 +78,8 @@ def crop_boxes(step: r.RandomResizedCrop, u: Floats, heights: Floats, widths: Fl
     crop_w, crop_h = (np.take_along_axis(side, first, axis=1)[:, 0] for side in (box_w, box_h))
 
     wide, tall = widths / heights > step.ratio[1], widths / heights < step.ratio[0]
-    whole_w = np.where(wide, np.rint(heights * step.ratio[1]), widths)
-    whole_h = np.where(tall, np.rint(widths / step.ratio[0]), heights)
+    whole_w = np.where(wide, np.rint(heights * step.ratio[1]).clip(min=1), widths)
+    whole_h = np.where(tall, np.rint(widths / step.ratio[0]).clip(min=1), heights)
     found = fits.any(axis=1)
     crop_w, crop_h = np.where(found, crop_w, whole_w), np.where(found, crop_h, whole_h)
     top = np.where(found, np.floor(u[:, -2] * (heights - crop_h + 1)), (heights - crop_h) // 2)

@@ -1,0 +1,224 @@
+"""Audits over HTTP: request, show, list, cancel, delete."""
+
+import json
+import uuid
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from service.context import Context
+from service.queue import SCORE_CHUNK
+from service.settings import Settings
+from tests.support import rows
+from tests.support.problems import problem
+from tests.support.queue import messages
+
+
+@pytest.fixture
+def body(context: Context) -> dict[str, Any]:
+    """A request that is accepted."""
+    paths = rows.sample_paths(40)
+    with context.sessions.begin() as session:
+        target, reference = (rows.add_encoder(session, name) for name in ("target", "reference"))
+        dataset = rows.add_dataset(session, paths)
+        return {
+            "name": "mine",
+            "target_ids": [str(target.id)],
+            "reference_ids": [str(reference.id)],
+            "dataset_id": str(dataset.id),
+            "role_set_id": str(rows.add_roles(session, dataset, paths).id),
+            "spec": {"views": 4, "seed": 7},
+        }
+
+
+def test_request_is_accepted_and_says_where_to_follow(
+    client: TestClient, body: dict[str, Any], settings: Settings
+) -> None:
+    response = client.post("/v1/audits", json=body)
+    assert response.status_code == 202
+    audit = response.json()
+    assert response.headers["Location"] == audit["links"]["self"] == f"/v1/audits/{audit['id']}"
+    assert response.headers["Retry-After"] == "2"
+    assert (audit["name"], audit["state"]) == ("mine", "queued")
+    assert audit["progress"] == {"samples_done": 0, "samples_total": 40, "seconds_left": None}
+    assert audit["reason"] == "no worker has ever connected; start one with python -m worker"
+    assert {key: audit[key] for key in body if key.endswith(("_id", "_ids"))} == {
+        key: value for key, value in body.items() if key.endswith(("_id", "_ids"))
+    }
+    assert (audit["spec"]["views"], audit["spec"]["seed"], audit["spec"]["input_size"]) == (4, 7, 16)
+    assert [task for task, _ in messages(settings)] == [SCORE_CHUNK]
+    assert client.get(response.headers["Location"]).json() == audit
+
+
+def test_spec_has_defaults(client: TestClient, body: dict[str, Any]) -> None:
+    spec = client.post("/v1/audits", json={**body, "spec": {}}).json()["spec"]
+    assert (spec["views"], spec["pairing"], spec["distance"], spec["normalize"]) == (10, "views", "l2", True)
+
+
+def test_recipe_is_a_name_or_a_list(client: TestClient, body: dict[str, Any]) -> None:
+    named = client.post("/v1/audits", json={**body, "spec": {"recipe": "paper-weak"}}).json()
+    listed = client.post("/v1/audits", json={**body, "spec": {"recipe": named["spec"]["recipe"]}}).json()
+    assert named["spec_digest"] == listed["spec_digest"]
+
+
+def test_requests_are_not_deduplicated(client: TestClient, body: dict[str, Any]) -> None:
+    first, second = (client.post("/v1/audits", json=body).json() for _ in range(2))
+    assert first["id"] != second["id"]
+    assert first["spec_digest"] == second["spec_digest"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "code"),
+    [
+        ({"views": 1}, "spec-invalid"),
+        ({"recipe": "sepia"}, "recipe-invalid"),
+        ({"recipe": []}, "recipe-invalid"),
+        ({"recipe": [{}]}, "recipe-invalid"),
+        ({"recipe": ["horizontal_flip", "sepia"]}, "recipe-invalid"),
+        ({"recipe": [{"horizontal_flip": {"p": 2}}]}, "recipe-invalid"),
+        ({"recipe": [{"horizontal_flip": {"p": "\0"}}]}, "recipe-invalid"),
+        ({"recipe": [{"random_resized_crop": {"size": 32}}]}, "recipe-invalid"),
+        ({"recipe": [{"a\0": None}]}, "recipe-invalid"),
+    ],
+)
+def test_unusable_spec_is_refused_with_its_fault(
+    client: TestClient, body: dict[str, Any], spec: dict[str, Any], code: str
+) -> None:
+    problem(client.post("/v1/audits", json={**body, "spec": spec}), 400, code)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"views": 0},
+        {"views": 1025},
+        {"views": "many"},
+        {"seed": -1},
+        {"seed": 2**63},
+        {"seed": 10**40},
+        {"distance": "l3"},
+        {"pairing": "all"},
+        {"input_size": 16},
+        {"recipe": 5},
+        {"recipe": [5]},
+    ],
+)
+def test_malformed_spec_is_invalid(client: TestClient, body: dict[str, Any], spec: dict[str, Any]) -> None:
+    problem(client.post("/v1/audits", json={**body, "spec": spec}), 422, "request-invalid")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": ""},
+        {"name": "a\0"},
+        {"target_ids": []},
+        {"reference_ids": [str(uuid.uuid4())] * 65},
+        {"dataset_id": "x"},
+        {"target_ids": [None]},
+        {"surprise": 1},
+    ],
+)
+def test_malformed_request_is_invalid(client: TestClient, body: dict[str, Any], changes: dict[str, Any]) -> None:
+    problem(client.post("/v1/audits", json={**body, **changes}), 422, "request-invalid")
+
+
+def test_unknown_parts_are_named(client: TestClient, body: dict[str, Any]) -> None:
+    unknown = str(uuid.uuid4())
+    for change, code in (
+        ({"target_ids": [unknown]}, "encoder-not-found"),
+        ({"reference_ids": [unknown]}, "encoder-not-found"),
+        ({"dataset_id": unknown}, "dataset-not-found"),
+        ({"role_set_id": unknown}, "role-set-not-found"),
+    ):
+        assert unknown in problem(client.post("/v1/audits", json={**body, **change}), 404, code)["detail"]
+
+
+def test_encoder_that_was_not_checked_yet_is_a_conflict(
+    client: TestClient, context: Context, body: dict[str, Any]
+) -> None:
+    with context.sessions.begin() as session:
+        new = rows.add_encoder(session, "new", state="received")
+    problem(client.post("/v1/audits", json={**body, "target_ids": [str(new.id)]}), 409, "not-ready")
+
+
+def test_encoder_on_both_sides_is_refused(client: TestClient, body: dict[str, Any]) -> None:
+    both = {**body, "reference_ids": body["target_ids"]}
+    problem(client.post("/v1/audits", json=both), 400, "invalid-request")
+
+
+def test_list_is_newest_first_and_paged(client: TestClient, body: dict[str, Any]) -> None:
+    ids = [client.post("/v1/audits", json=body).json()["id"] for _ in range(3)]
+    first = client.get("/v1/audits", params={"limit": 2}).json()
+    client.post("/v1/audits", json=body)
+    second = client.get("/v1/audits", params={"limit": 2, "cursor": first["next_cursor"]}).json()
+    assert [item["id"] for item in first["items"] + second["items"]] == ids[::-1]
+
+
+def test_failed_audit_shows_code_and_sentence(client: TestClient, context: Context) -> None:
+    audit = rows.request_audit(context)
+    rows.fail_first_chunk(context, audit.id)
+    shown = client.get(f"/v1/audits/{audit.id}").json()
+    assert shown["state"] == "failed"
+    assert shown["failure"] == {"code": "odd", "detail": "Something odd."}
+    assert shown["finished_at"] is not None
+    problem(client.get(f"/v1/audits/{audit.id}/summary"), 409, "audit-not-succeeded")
+
+
+def test_cancelling_is_repeatable_and_ends_the_audit(client: TestClient, body: dict[str, Any]) -> None:
+    here = client.post("/v1/audits", json=body).json()["links"]["self"]
+    first, second = (client.post(f"{here}/cancel") for _ in range(2))
+    assert (first.status_code, first.json()["state"]) == (200, "cancelled")
+    assert first.json() == second.json()
+
+
+def test_audit_is_deleted_only_when_it_has_ended(client: TestClient, body: dict[str, Any]) -> None:
+    here = client.post("/v1/audits", json=body).json()["links"]["self"]
+    problem(client.delete(here), 409, "audit-not-ended")
+    client.post(f"{here}/cancel")
+    assert client.delete(here).status_code == 204
+    problem(client.get(here), 404, "audit-not-found")
+    problem(client.delete(here), 404, "audit-not-found")
+
+
+def test_deleted_audit_sets_its_encoders_and_dataset_free(client: TestClient, body: dict[str, Any]) -> None:
+    here = client.post("/v1/audits", json=body).json()["links"]["self"]
+    problem(client.delete(f"/v1/datasets/{body['dataset_id']}"), 409, "in-use")
+    client.post(f"{here}/cancel")
+    client.delete(here)
+    for path in (f"/v1/datasets/{body['dataset_id']}", f"/v1/encoders/{body['target_ids'][0]}"):
+        assert client.delete(path).status_code == 204
+
+
+def test_everything_below_an_unknown_audit_is_not_found(client: TestClient) -> None:
+    here = f"/v1/audits/{uuid.uuid4()}"
+    for below in ("", "/summary", "/scores", "/scores.csv", "/scores.parquet", "/report"):
+        problem(client.get(here + below), 404, "audit-not-found")
+    problem(client.post(f"{here}/cancel"), 404, "audit-not-found")
+
+
+def test_results_of_an_audit_that_has_not_succeeded_are_a_conflict(client: TestClient, body: dict[str, Any]) -> None:
+    here = client.post("/v1/audits", json=body).json()["links"]["self"]
+    for below in ("/summary", "/scores.csv", "/scores.parquet", "/report"):
+        problem(client.get(here + below), 409, "audit-not-succeeded")
+    assert client.get(f"{here}/scores").json() == {"items": [], "next_cursor": None}
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        '[{"horizontal_flip": {"p": NaN}}]',
+        '[{"color_jitter": {"brightness": Infinity}}]',
+        '[{"color_jitter": {"hue": 1e400}}]',
+        '[{"gaussian_blur": {"kernel_size": 5, "sigma": [NaN, 1]}}]',
+        '[{"random_resized_crop": {"scale": [0.2, NaN]}}]',
+        '[{"random_resized_crop": {"scale": ' + "[" * 500 + "]" * 500 + "}}]",
+        '"\\ud800"',
+    ],
+)
+def test_recipe_that_is_no_recipe_is_a_clients_mistake(client: TestClient, body: dict[str, Any], recipe: str) -> None:
+    text = json.dumps({**body, "spec": {"recipe": "RECIPE"}}).replace('"RECIPE"', recipe)
+    response = client.post("/v1/audits", content=text, headers={"Content-Type": "application/json"})
+    assert response.status_code in (400, 422), response.text
+    problem(response, response.status_code, response.json()["code"])

@@ -1,0 +1,49 @@
+"""Health, limits, workers and artifacts."""
+
+from fastapi.testclient import TestClient
+
+from service.context import Context
+from service.settings import Settings
+from service.workers import beat
+from sslmem import __version__
+from tests.support import rows
+from tests.support.problems import problem
+
+
+def test_health_is_ok_when_both_servers_answer(anonymous: TestClient) -> None:
+    expected = {"status": "ok", "database": True, "broker": True, "version": __version__}
+    assert anonymous.get("/v1/health").json() == expected
+
+
+def test_limits_are_those_of_the_settings(client: TestClient, settings: Settings) -> None:
+    assert client.get("/v1/limits").json() == {
+        "encoder_bytes": settings.max_encoder_bytes,
+        "dataset_bytes": settings.max_dataset_bytes,
+        "roles_bytes": settings.max_roles_bytes,
+    }
+
+
+def test_workers_are_listed_with_their_signs_of_life(client: TestClient, context: Context) -> None:
+    assert client.get("/v1/workers").json() == {"items": [], "next_cursor": None}
+    with context.sessions.begin() as session:
+        beat(session, "host:1", "cpu")
+    (worker,) = client.get("/v1/workers").json()["items"]
+    assert (worker["id"], worker["device"], worker["alive"]) == ("host:1", "cpu", True)
+    assert worker["started_at"] <= worker["last_seen_at"]
+
+
+def test_artifact_that_is_held_is_found_with_its_size(client: TestClient, context: Context) -> None:
+    digest = rows.store(context, b"abcd")
+    response = client.head(f"/v1/artifacts/{digest}")
+    assert response.status_code == 200
+    assert response.headers["X-Artifact-Bytes"] == "4"
+
+
+def test_artifact_that_is_not_held_is_not_found(client: TestClient) -> None:
+    assert client.head(f"/v1/artifacts/{rows.digest_of('never')}").status_code == 404
+
+
+def test_malformed_digest_is_a_clients_mistake(client: TestClient) -> None:
+    assert client.head("/v1/artifacts/sha256:abc").status_code == 400
+    assert client.head("/v1/artifacts/..%2f..%2fetc%2fpasswd").status_code in (400, 404)
+    problem(client.get(f"/v1/artifacts/{rows.digest_of('never')}"), 405, "method-not-allowed")

@@ -1,0 +1,127 @@
+"""Migrations on a real database."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+from alembic.script import ScriptDirectory
+from sqlalchemy import inspect
+
+from models.database import create_database_engine, metadata
+from service.migrate import MIGRATION_LOCK, alembic_config, differences, downgrade, upgrade
+from tests.support.waiting import eventually
+
+ROOT = Path(__file__).parents[2]
+
+
+def tables(url: str) -> set[str]:
+    engine = create_database_engine(url)
+    try:
+        return set(inspect(engine).get_table_names())
+    finally:
+        engine.dispose()
+
+
+def test_upgrade_downgrade_and_upgrade_again_leave_the_same_tables(empty_database_url: str) -> None:
+    upgrade(empty_database_url)
+    first = tables(empty_database_url)
+    assert first == set(metadata.tables) | {"alembic_version"}
+    downgrade(empty_database_url)
+    assert tables(empty_database_url) == {"alembic_version"}
+    upgrade(empty_database_url)
+    assert tables(empty_database_url) == first
+
+
+def test_downgrade_leaves_no_index_sequence_or_type_behind(empty_database_url: str) -> None:
+    upgrade(empty_database_url)
+    downgrade(empty_database_url)
+    with psycopg.connect(empty_database_url) as connection:
+        left = connection.execute(
+            "SELECT relname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace "
+            "WHERE nspname = 'public' AND relname NOT LIKE 'alembic_version%'"
+        ).fetchall()
+    assert left == []
+
+
+def test_models_and_migrations_agree(database_url: str) -> None:
+    assert differences(database_url) == []
+
+
+def test_model_without_a_migration_is_noticed(empty_database_url: str) -> None:
+    upgrade(empty_database_url)
+    with psycopg.connect(empty_database_url, autocommit=True) as connection:
+        connection.execute("ALTER TABLE audits DROP COLUMN finalise_attempts")
+    assert "finalise_attempts" in str(differences(empty_database_url))
+
+
+CATALOGUE = """
+SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
+WHERE connamespace = 'public'::regnamespace AND conrelid::regclass::text <> 'alembic_version'
+UNION SELECT tablename, indexname, indexdef FROM pg_indexes
+WHERE schemaname = 'public' AND tablename <> 'alembic_version'
+UNION SELECT table_name, column_name, concat_ws(' ', data_type, is_nullable, column_default)
+FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'alembic_version'
+"""
+
+
+def test_migrations_make_exactly_what_the_models_describe(empty_database_url: str, database_url: str) -> None:
+    """Alembic compares neither check constraints nor the direction of an index."""
+    engine = create_database_engine(empty_database_url)
+    metadata.create_all(engine)
+    engine.dispose()
+    with psycopg.connect(empty_database_url) as described, psycopg.connect(database_url) as migrated:
+        wanted, found = (set(connection.execute(CATALOGUE).fetchall()) for connection in (described, migrated))
+    assert found == wanted
+    assert any("CHECK" in definition for _, _, definition in found)
+
+
+def test_there_is_one_head() -> None:
+    assert len(ScriptDirectory.from_config(alembic_config()).get_heads()) == 1
+
+
+def test_upgrading_a_database_that_is_new_enough_changes_nothing(database_url: str) -> None:
+    before = tables(database_url)
+    upgrade(database_url)
+    assert tables(database_url) == before
+
+
+def test_several_processes_migrate_at_once_and_all_succeed(empty_database_url: str) -> None:
+    environment = {**os.environ, "SSLMEM_DATABASE_URL": empty_database_url}
+    command_line = [sys.executable, "-m", "service", "migrate"]
+    with psycopg.connect(empty_database_url, autocommit=True) as connection:
+        # All of them stand before the lock when it is released.
+        connection.execute("SELECT pg_advisory_lock(%s)", (MIGRATION_LOCK,))
+        processes = [
+            subprocess.Popen(command_line, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+            for _ in range(3)
+        ]
+        waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        eventually(lambda: connection.execute(waiting).fetchone() == (len(processes),))
+        connection.execute("SELECT pg_advisory_unlock(%s)", (MIGRATION_LOCK,))
+        ends = [(*process.communicate(timeout=60), process.returncode) for process in processes]
+    assert [(error, code) for _, error, code in ends] == [("", 0)] * len(processes)
+    assert tables(empty_database_url) == set(metadata.tables) | {"alembic_version"}
+
+
+def test_interrupted_migration_leaves_nothing_and_can_be_repeated(
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import alembic.op  # noqa: PLC0415
+
+    real = alembic.op.create_table
+
+    def create_table(name: str, *columns: object, **options: object) -> object:
+        if name == "scores":
+            raise KeyboardInterrupt
+        return real(name, *columns, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(alembic.op, "create_table", create_table)
+    with pytest.raises(KeyboardInterrupt):
+        upgrade(empty_database_url)
+    assert tables(empty_database_url) == set()
+    monkeypatch.undo()
+    upgrade(empty_database_url)
+    assert "scores" in tables(empty_database_url)

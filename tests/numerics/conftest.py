@@ -1,0 +1,3 @@
+"""The same settings as those of the unit tests."""
+
+import tests.unit.conftest  # noqa: F401
