@@ -24,8 +24,9 @@ _PENDING = "sslmem.messages"
 def create_celery(settings: Settings) -> Celery:
     """Creates the Celery application.
 
-    Messages are acknowledged when received and no results are kept: the database knows what is to be done, and
-    the sweeper sends again what was lost. So Redis' visibility timeout has nothing to deliver twice.
+    A message is gone from Redis when a worker takes it, and no results are kept: the database knows what is to be
+    done, and the sweeper sends again what was lost. So there is nothing to deliver twice after a visibility timeout,
+    and no acknowledgement that a broker going away could swallow: a worker would wait for that one for ever.
     """
     app = Celery("sslmem", broker=settings.require_broker_url(), set_as_current=False)
     app.conf.update(
@@ -40,6 +41,7 @@ def create_celery(settings: Settings) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_timeout=3,
         broker_transport_options={
+            "ack_emulation": False,
             "max_retries": 0,  # of sending: a request does not wait for a broker that is down, the sweeper does
             "socket_timeout": 10,
             "socket_connect_timeout": 2,

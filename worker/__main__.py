@@ -16,6 +16,7 @@ def main() -> None:
             "--concurrency=1",
             f"--hostname={worker_name().replace(':', '-')}@sslmem",
             "--without-gossip",
+            "--without-heartbeat",  # the database has our own; this one would wait for a broker that is away
             "--without-mingle",
             "--loglevel=WARNING",
         ]

@@ -1,38 +1,29 @@
 """One service, from its first boot through everything that may be killed under it."""
 
+import contextlib
 import csv
 import os
 import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
 from pathlib import Path
 
+import psycopg
 import pytest
 
-from tests.support.auditing import Uploaded, ended, in_the_middle, scored_samples, upload
+from sslmem.errors import SslmemError
+from tests.e2e.conftest import House
+from tests.support.auditing import Uploaded, ended, in_the_middle, scored_samples
 from tests.support.materials import EncoderFile, Material
 from tests.support.processes import ROOT, Service, command, environment, gone
 from tests.support.waiting import eventually
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    service = Service(tmp_path_factory.mktemp("service") / "home")
-    yield service
-    service.ensure_stopped()
-
-
-@pytest.fixture(scope="module")
-def uploaded(
-    service: Service, many_images: Material, target_file: EncoderFile, reference_file: EncoderFile
-) -> Uploaded:
-    with service.client() as client:
-        return upload(client, many_images, target_file, reference_file)
-
-
-def test_first_boot_says_where_it_is_and_shows_a_token(service: Service) -> None:
+def test_first_boot_says_where_it_is_and_shows_a_token(house: House) -> None:
+    house.running()
+    service = house.services[0]
     assert service.lines[0].startswith(f"sslmem is running at {service.url}  ")
     assert f"{service.url}/docs" in service.lines[0]
     assert service.lines[1].startswith(f"API token, shown this once: {service.token}  ")
@@ -109,9 +100,70 @@ def test_second_service_in_one_folder_is_refused(service: Service) -> None:
     )
 
 
-def test_nothing_was_logged_as_an_error_of_our_own(service: Service, uploaded: Uploaded) -> None:
-    """What the deaths above left in the logs are lost connections, never mistakes."""
+def attempts_of(service: Service, audit_id: str) -> list[int]:
+    """How often each chunk of an audit was claimed, as the database of the service has it."""
+    (option,) = [word for word in service.program("postgres").cmdline() if word.startswith("port=")]
+    password = (service.home / "postgres" / "password").read_text()
+    with psycopg.connect(f"postgresql://sslmem:{password}@127.0.0.1:{option.removeprefix('port=')}/sslmem") as database:
+        found = database.execute("SELECT attempts FROM chunks WHERE audit_id = %s", (audit_id,)).fetchall()
+    return [attempts for (attempts,) in found]
+
+
+def test_sigterm_stops_everything_in_order_and_loses_nothing(
+    house: House, uploaded: Uploaded, many_images: Material
+) -> None:
+    service = house.running()
+    audit_id = in_the_middle(service, uploaded)
+    before, below = service.logs(), service.below()
+    assert len(below) >= 6
+    assert service.stop(signal.SIGTERM) == 0
+    assert [process for process in below if not gone(process)] == []
+    assert not (service.home / "service.json").exists()
+    for name in ("api", "sweeper", "worker"):  # whoever needs a server was stopped before it
+        assert "OperationalError" not in service.logs()[name].removeprefix(before[name]), name
+    again = house.running()
+    assert not any("token" in line for line in again.lines)
+    assert ended(again, audit_id)["state"] == "succeeded"
+    assert scored_samples(again, audit_id) == sorted(many_images.paths)
+    assert attempts_of(again, audit_id) == [1] * 10, "the running chunk was handed back, not lost"
+
+
+def test_killed_service_leaves_nothing_running_and_starts_again_on_its_data(
+    house: House, uploaded: Uploaded, many_images: Material
+) -> None:
+    service = house.running()
+    audit_id = in_the_middle(service, uploaded)
+    below = service.below()
+    service.process.kill()
+    service.process.wait()
+    again = house.running()  # at once, while the others are still ending
+    eventually(lambda: all(map(gone, below)))
+    assert ended(again, audit_id)["state"] == "succeeded"
+    assert scored_samples(again, audit_id) == sorted(many_images.paths)
+
+
+def test_nothing_was_logged_as_a_mistake_of_our_own(service: Service, uploaded: Uploaded) -> None:
+    """What the deaths above left in the logs are lost connections."""
     assert uploaded.num_samples == 160
     for name, log in service.logs().items():
         for mistake in ("TypeError", "AttributeError", "IntegrityError", "DataError", "ProgrammingError", "KeyError"):
             assert mistake not in log, name
+
+
+def test_second_interrupt_hurries(service: Service, uploaded: Uploaded) -> None:
+    """Somebody still waits for an answer; the first interrupt would let them have it."""
+    encoder_id = uploaded.body["target_ids"][0]
+
+    def poll() -> None:
+        with contextlib.suppress(SslmemError), service.client() as client:
+            client.get(f"/v1/audits/{audit_id}", wait=60)
+            pytest.fail(f"{encoder_id} was answered")
+
+    audit_id = in_the_middle(service, uploaded)
+    thread = threading.Thread(target=poll)
+    thread.start()
+    below = service.below()
+    service.process.send_signal(signal.SIGINT)
+    service.stop(signal.SIGINT, seconds=8)
+    thread.join()
+    assert [process for process in below if not gone(process)] == []

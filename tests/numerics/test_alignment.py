@@ -24,7 +24,7 @@ def test_alignment_distance_is_that_of_plain_loops(
     distance: Distance, pairing: Pairing, views: int, closeness: float, *, normalize: bool
 ) -> None:
     generator = np.random.default_rng(views)
-    vectors = (generator.normal(size=(2, 1, 24)) + closeness * generator.normal(size=(2, views, 24))).astype(np.float32)
+    vectors = (generator.normal(size=(2, 1, 12)) + closeness * generator.normal(size=(2, views, 12))).astype(np.float32)
     found = alignment_distances(torch.from_numpy(vectors), pairing=pairing, distance=distance, normalize=normalize)
     for sample, distances in zip(vectors.astype(np.float64).tolist(), found.double().numpy(), strict=True):
         expected = np.array(naive_distances(sample, pairing=pairing, distance=distance, normalize=normalize))

@@ -22,5 +22,9 @@ class OwnRedis:
     def stop(self) -> None:
         self._server.stop()
 
+    def kill(self) -> None:
+        self._server.child.kill()
+        self._server.child.wait()
+
     def start(self) -> None:
         self._server = Redis.start(self._folder / "redis", self._folder / "redis.log", port=self._server.port)

@@ -45,14 +45,14 @@ def connect(url: str | None, token: str | None) -> Client:
 def _local_url() -> str | None:
     try:
         return str(json.loads((home() / "service.json").read_text(encoding="utf-8"))["url"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def upload_progress() -> Progress:
     """A bar that counts bytes, on standard error if that is a terminal, gone when done."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sslmem.errors import RecipeError
 from sslmem.recipe import RECIPES, Recipe
 
-stderr = Console(stderr=True)
+stderr = Console(stderr=True, markup=False)
 
 
 def three_numbers(text: str) -> tuple[float, float, float]:
@@ -57,7 +57,7 @@ def load_recipe(name_or_file: str) -> Recipe:
 def samples_progress() -> Progress:
     """A bar that counts samples, on standard error if that is a terminal, gone when done."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),

@@ -17,9 +17,9 @@ def _estimate(mean: float | None, error: float | None) -> str:
     return _number(mean) if error is None else f"{_number(mean)} ± {error:.4f}"
 
 
-def print_summary(summary: dict[str, Any], console: Console | None = None) -> None:
+def print_summary(summary: dict[str, Any]) -> None:
     """Prints the scores by role, the contrasts against the external samples, the extremes and the finding."""
-    console = console or Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # names of files are no markup
     roles = Table(title="Memorization score by role (mean ± standard error)", title_justify="left")
     for heading in ("role", "n", "score", "bounded score", ""):
         roles.add_column(heading, justify="right" if heading in ("n", "score", "bounded score") else "left")
@@ -70,4 +70,4 @@ def print_resources(items: Iterable[dict[str, Any]], columns: tuple[str, ...]) -
         table.add_column(column, no_wrap=column == "id")
     for item in items:
         table.add_row(*("" if item.get(column) is None else str(item[column]) for column in columns))
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False).print(table)

@@ -239,5 +239,9 @@ def zip_folder(folder: Path, destination: Path) -> Path:
         raise UnreadableDataset(f"the folder {folder} holds no files")
     with zipfile.ZipFile(destination, "w", zipfile.ZIP_STORED) as archive:
         for path in files:
-            archive.writestr(zipfile.ZipInfo(path.relative_to(folder).as_posix()), path.read_bytes())
+            name = path.relative_to(folder).as_posix()
+            try:
+                archive.writestr(zipfile.ZipInfo(name), path.read_bytes())
+            except UnicodeEncodeError as error:
+                raise UnreadableDataset(f"the name of the file {name!a} is not UTF-8; expected one that is") from error
     return destination

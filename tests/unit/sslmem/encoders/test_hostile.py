@@ -353,7 +353,7 @@ def test_every_truncated_file_is_refused(folder: Path, files: dict[str, bytes], 
 
 
 @containers
-@settings(max_examples=5)
+@settings(max_examples=4)
 @given(seed=st.integers(0, 2**32))
 def test_files_with_flipped_bits_are_refused_or_read(
     folder: Path, files: dict[str, bytes], container: str, seed: int
@@ -368,7 +368,7 @@ def test_files_with_flipped_bits_are_refused_or_read(
     read_all(written(folder, damaged))
 
 
-@settings(max_examples=5)
+@settings(max_examples=4)
 @given(st.lists(st.binary(max_size=60), min_size=50, max_size=50))
 def test_any_program_is_refused_or_read(folder: Path, bodies: list[bytes]) -> None:
     paths = [folder / str(i) for i in range(len(bodies))]
@@ -395,7 +395,7 @@ OPCODES = st.sampled_from(
 )
 
 
-@settings(max_examples=5)
+@settings(max_examples=4)
 @given(st.lists(st.lists(OPCODES, max_size=25).map(b"".join), min_size=50, max_size=50))
 def test_any_meaningful_program_is_refused_or_read(folder: Path, bodies: list[bytes]) -> None:
     paths = [folder / str(i) for i in range(len(bodies))]

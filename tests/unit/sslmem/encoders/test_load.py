@@ -43,13 +43,18 @@ STATE = ORIGINAL.state_dict()
 
 def save(entries: Entries, path: Path, container: str) -> Path:
     if container == "safetensors":
-        save_file({name: tensor.contiguous() for name, tensor in entries.items()}, path)
+        save_file({name: tensor.clone().contiguous() for name, tensor in entries.items()}, path)
         return path
     return save_torch(dict(entries), path, legacy=container == "legacy")
 
 
 def load_small(path: Path, *, input_size: int = 32) -> Encoder:
     return load_checkpoint(path, architecture=SMALL, input_size=input_size)
+
+
+def load_plain(entries: Entries, folder: Path) -> Encoder:
+    """Loads entries that need no conversion."""
+    return load_encoder(save(entries, folder / "plain", "safetensors"), architecture=SMALL, input_size=32)
 
 
 def assert_same_function(encoder: Encoder, module: nn.Module, *, tolerance: float = 1e-5) -> None:
@@ -264,40 +269,39 @@ def test_missing_entries_are_named(tmp_path: Path) -> None:
     gone = ["module.bn1.weight", "module.bn2.bias"]
     entries = {k: v for k, v in prefixed(STATE, "module.").items() if k not in gone}
     needed = [k for k in STATE if not k.endswith("num_batches_tracked")]
-    message = refusal(StateDictMismatch, lambda: load_small(save(entries, tmp_path / "c", "zip")))
+    message = refusal(StateDictMismatch, lambda: load_plain(entries, tmp_path))
     assert message.startswith(f"2 of {len(needed)} entries of {SMALL} are missing, first {', '.join(gone)}; the file's")
 
 
 def test_checkpoint_of_another_network_is_refused_with_what_it_holds(tmp_path: Path) -> None:
-    path = save({"layer.weight": torch.ones(3, 3)}, tmp_path / "c", "zip")
-    message = refusal(StateDictMismatch, lambda: load_small(path))
+    message = refusal(StateDictMismatch, lambda: load_plain({"layer.weight": torch.ones(3, 3)}, tmp_path))
     assert message.endswith("the file's entries begin with layer.weight")
 
 
 @pytest.mark.parametrize("name", ["module.extra.weight", "scale", "module.headroom.weight", "queue"])
 def test_entries_of_nothing_known_are_refused_by_name(tmp_path: Path, name: str) -> None:
     entries = {**prefixed(STATE, "module."), name: torch.ones(2)}
-    message = refusal(StateDictMismatch, lambda: load_small(save(entries, tmp_path / "c", "zip")))
+    message = refusal(StateDictMismatch, lambda: load_plain(entries, tmp_path))
     assert message.startswith(f"1 entries belong neither to {SMALL} nor to a known head: {name}; expected")
 
 
 def test_entry_of_another_shape_is_refused_with_both_shapes(tmp_path: Path) -> None:
     name = next(name for name in STATE if name.endswith("conv_stem.weight"))
     entries = {**STATE, name: torch.ones(1, 2, 3, 4)}
-    message = refusal(StateDictMismatch, lambda: load_small(save(entries, tmp_path / "c", "zip")))
+    message = refusal(StateDictMismatch, lambda: load_plain(entries, tmp_path))
     assert f"{name} is [1, 2, 3, 4], expected {list(STATE[name].shape)}" in message
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int64, torch.bool])
 def test_quantized_weights_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
     entries = {k: v.to(dtype) for k, v in STATE.items()}
-    message = refusal(StateDictMismatch, lambda: load_small(save(entries, tmp_path / "c", "zip")))
+    message = refusal(StateDictMismatch, lambda: load_plain(entries, tmp_path))
     assert f"is {dtype}, expected torch.float32" in message
 
 
 def test_two_encoders_in_one_checkpoint_are_refused_with_their_prefixes(tmp_path: Path) -> None:
     both = {**prefixed(STATE, "encoder_q."), **prefixed(STATE, "encoder_k.")}
-    message = refusal(AmbiguousCheckpoint, lambda: load_small(save(both, tmp_path / "c", "zip")))
+    message = refusal(AmbiguousCheckpoint, lambda: load_plain(both, tmp_path))
     assert "'encoder_q.'" in message
     assert "'encoder_k.'" in message
 
@@ -305,7 +309,7 @@ def test_two_encoders_in_one_checkpoint_are_refused_with_their_prefixes(tmp_path
 def test_encoder_and_a_part_of_another_are_refused(tmp_path: Path) -> None:
     part = dict(list(prefixed(STATE, "momentum.").items())[:3])
     entries = {**prefixed(STATE, "online."), **part}
-    message = refusal(StateDictMismatch, lambda: load_small(save(entries, tmp_path / "c", "zip")))
+    message = refusal(StateDictMismatch, lambda: load_plain(entries, tmp_path))
     assert "3 entries belong neither" in message
 
 
@@ -334,7 +338,7 @@ def test_file_that_is_no_safetensors_is_refused(tmp_path: Path, content: bytes) 
 
 
 def test_encoder_is_frozen_in_eval_mode(tmp_path: Path) -> None:
-    encoder = load_small(save(STATE, tmp_path / "c", "zip"))
+    encoder = load_plain(STATE, tmp_path)
     assert not any(module.training for module in encoder.module.modules())
     assert not any(parameter.requires_grad for parameter in encoder.module.parameters())
 
@@ -349,7 +353,7 @@ def test_views_are_normalized_by_the_encoders_mean_and_std(tmp_path: Path) -> No
 
 
 def test_representation_of_a_view_does_not_depend_on_its_batch(tmp_path: Path) -> None:
-    encoder = load_small(save(STATE, tmp_path / "c", "zip"))
+    encoder = load_plain(STATE, tmp_path)
     views = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(encoder.represent(views)[2:3], encoder.represent(views[2:3]), rtol=1e-4, atol=1e-5)
 
@@ -361,7 +365,7 @@ def test_representations_are_flat_and_in_float32() -> None:
 
 
 def test_probe_tells_the_width_of_the_representation(tmp_path: Path) -> None:
-    found = probe(load_small(save(STATE, tmp_path / "c", "zip")), num_views=4)
+    found = probe(load_plain(STATE, tmp_path), num_views=4)
     assert found.representation_dim == ORIGINAL(torch.zeros(1, 3, 32, 32)).shape[1]
     assert found.views_per_second > 0
 
@@ -369,7 +373,7 @@ def test_probe_tells_the_width_of_the_representation(tmp_path: Path) -> None:
 def test_probe_refuses_weights_that_are_not_finite(tmp_path: Path) -> None:
     spoiled = {k: v * torch.nan if k == "bn1.weight" else v for k, v in STATE.items()}
     with pytest.raises(NonFiniteRepresentation, match="its weights are unusable"):
-        probe(load_small(save(spoiled, tmp_path / "c", "safetensors")), num_views=2)
+        probe(load_plain(spoiled, tmp_path), num_views=2)
 
 
 def test_probe_refuses_an_input_size_that_the_architecture_does_not_take(tmp_path: Path) -> None:

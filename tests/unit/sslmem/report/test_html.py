@@ -17,7 +17,7 @@ from sslmem.report.summary import summarize
 from sslmem.spec import ScoreSpec
 from tests.unit.builders import encoded, noise, row
 
-HOSTILE = "<script>alert('x')</script>\"'&{{7*7}}{% raw %}.png"
+HOSTILE = "<script>alert('x')</script>\"'&{{'a' * 9}}{% raw %}.png"
 PNG = encoded(noise(8, 8))
 
 
@@ -164,17 +164,9 @@ def test_report_says_how_it_was_measured() -> None:
         recipe=Recipe.named("paper-independent"),
     )
     text = Page(report(ROWS, spec=spec)).text
-    for expected in (
-        "the original with each view",
-        "7 views of 48 pixels, seed 42",
-        "angular",
-        "gaussian_blur",
-        "kernel_size 5",
-    ):
+    assert "the original with each view, 7 views of 48 pixels, seed 42" in text
+    for expected in ("angular", "gaussian_blur", "kernel_size 5", spec.digest, "sha256:target", "sha256:reference"):
         assert expected in text
-    assert spec.digest in text
-    assert "sha256:target" in text
-    assert "sha256:reference" in text
 
 
 @pytest.mark.parametrize("place", ["sample", "title", "skipped"])
@@ -188,7 +180,7 @@ def test_hostile_names_are_shown_not_run(place: str) -> None:
     assert HOSTILE in "".join(page.words)
     if place == "sample":
         assert HOSTILE in [image["alt"] for image in page.all("img")]
-    assert "49" not in page.text
+    assert "a" * 9 not in page.text
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from sslmem.report.statistics import auc_interval, mean, standard_error, welch_i
 
 Floats = NDArray[np.float64]
 SAMPLES = st.integers(2, 30).flatmap(lambda n: arrays(np.float64, n, elements=st.floats(-10, 10, width=16)))
-DRAWS = 1500
+DRAWS = 1000
 
 
 def test_nothing_has_no_mean_and_a_single_value_no_standard_error() -> None:
@@ -29,12 +29,9 @@ def test_mean_and_standard_error_are_scipys(values: Floats) -> None:
 
 @given(SAMPLES, SAMPLES)
 def test_welch_interval_is_scipys(a: Floats, b: Floats) -> None:
+    assume(min(a.std(), b.std()) > 1e-3)  # scipy warns of constants, which are tested below
     found = welch_interval(a, b)
     assert found.estimate == pytest.approx(a.mean() - b.mean())
-    if a.var() + b.var() < 1e-9:
-        assert found.low == pytest.approx(found.estimate, abs=1e-3)
-        assert found.high == pytest.approx(found.estimate, abs=1e-3)
-        return
     expected = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
 

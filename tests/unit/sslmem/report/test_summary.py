@@ -61,21 +61,19 @@ def test_every_sample_is_counted_once(rows: list[ScoreRow]) -> None:
     assert sum(sum(counts) for counts in found.histogram.counts.values()) == len(rows) - found.num_skipped
 
 
-@given(ROWS, st.randoms(use_true_random=False))
-def test_summary_does_not_depend_on_the_order_of_distinct_rows(rows: list[ScoreRow], order: object) -> None:
+@given(ROWS)
+def test_summary_does_not_depend_on_the_order_of_distinct_rows(rows: list[ScoreRow]) -> None:
     distinct = list({r.sample: r for r in rows if r.score is not None}.values())
     found, again = summary_of(distinct), summary_of(distinct[::-1])
     assert again.most_memorized == found.most_memorized
     assert again.least_memorized == found.least_memorized
     assert again.finding.code == found.finding.code
     assert again.histogram == found.histogram
-    del order
 
 
 def test_roles_come_in_their_order_with_their_aggregates() -> None:
-    found = summary_of(
-        [*drawn("external", 0), *drawn("candidate", 0.3), row("x", None, 0.1), row("y", "candidate", None)]
-    )
+    others = [row("x", None, 0.1), row("y", "candidate", None)]
+    found = summary_of([*drawn("external", 0), *drawn("candidate", 0.3), *others])
     assert [r.role for r in found.roles] == ["candidate", "external", "unassigned"]
     candidate = found.roles[0]
     scores = np.array([r.score for r in drawn("candidate", 0.3)], dtype=float)
@@ -135,7 +133,7 @@ def test_memorization_is_found_where_candidates_score_above_externals() -> None:
     finding = summary_of(MEMORIZED).finding
     assert finding.code == "memorization-found"
     assert finding.sentence.startswith("Memorization found: ")
-    assert "candidates minus externals +0.3" in finding.sentence
+    assert "candidates minus externals +0.2933" in finding.sentence
     assert "AUC 1.000" in finding.sentence
 
 
