@@ -137,10 +137,12 @@ def test_memorization_is_found_where_candidates_score_above_externals() -> None:
     assert "AUC 1.000" in finding.sentence
 
 
-def test_nothing_memorized_is_an_answer() -> None:
-    finding = summary_of([*drawn("candidate", 0.0), *drawn("external", 0.0, seed=1)]).finding
+@pytest.mark.parametrize(("seed", "sign"), [(0, "-"), (1, "+")])
+def test_nothing_memorized_is_an_answer_on_either_side_of_zero(seed: int, sign: str) -> None:
+    finding = summary_of([*drawn("candidate", 0.0, seed=seed), *drawn("external", 0.0, seed=1 - seed)]).finding
     assert finding.code == "no-memorization-found"
     assert "not distinguishable from zero" in finding.sentence
+    assert f"candidates minus externals {sign}0.0" in finding.sentence
 
 
 def test_candidates_below_the_externals_are_no_memorization() -> None:
