@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test check format docs constraints clean
+.PHONY: help setup demo run test check format docs performance constraints clean
 
 help:  ## Shows this list
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ format: $(INSTALLED)  ## Formats the code and fixes what can be fixed
 
 docs: $(INSTALLED)  ## Regenerates the parts of the documentation that come from code
 	$(BIN)/python -m service show-settings > docs/settings.md
+
+performance: $(INSTALLED)  ## Runs the benchmarks and writes docs/performance.md (keep the machine quiet)
+	$(BIN)/python -m benchmarks.report
 
 constraints: $(INSTALLED)  ## Pins the versions that are installed now
 	$(BIN)/python -m pip list --format=freeze --exclude-editable | sort --ignore-case > constraints.txt

@@ -22,7 +22,7 @@ def parquet_stream(context: Context, audit_id: uuid.UUID, summary: Summary) -> I
         with context.sessions.begin() as session, pq.ParquetWriter(file, SCHEMA.with_metadata(metadata)) as writer:
             remaining = results.all_rows(session, audit_id)
             while rows := list(islice(remaining, ROWS_PER_GROUP)):
-                writer.write_table(score_table(rows, summary.null_scale).replace_schema_metadata(metadata))
+                writer.write_table(score_table(rows, summary.scales).replace_schema_metadata(metadata))
         file.seek(0)
         while block := file.read(2**20):
             yield block

@@ -38,6 +38,7 @@ def encoder_out(row: Encoder) -> EncoderOut:
         input_size=row.input_size,
         mean=row.mean,
         std=row.std,
+        method=row.method,
         weights_digest=row.weights_digest,
         representation_dim=row.representation_dim,
         views_per_second=row.views_per_second,

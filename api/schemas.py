@@ -7,13 +7,14 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from sslmem.roles import Role
-from sslmem.spec import Distance, Pairing
+from sslmem.spec import REPRESENTATIONS, Compat, Distance, Pairing, Precision
 
 Item = TypeVar("Item")
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", examples=["sha256:" + "0" * 64])]
 # PostgreSQL keeps any character in text but NUL.
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
 Architecture = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$", examples=["resnet18"])]
+Method = Annotated[str, Field(max_length=50, pattern=r"^[A-Za-z0-9_.-]+$", examples=["simclr", "dino", "mae"])]
 Channels = Annotated[list[FiniteFloat], Field(min_length=3, max_length=3)]
 PositiveChannels = Annotated[list[Annotated[FiniteFloat, Field(gt=0)]], Field(min_length=3, max_length=3)]
 
@@ -52,6 +53,7 @@ class EncoderBody(Body):
     input_size: int | None = Field(default=None, ge=1, le=2048)
     mean: Channels = Field(default=[0.485, 0.456, 0.406])
     std: PositiveChannels = Field(default=[0.229, 0.224, 0.225])
+    method: Method | None = None
 
 
 class DatasetBody(Body):
@@ -81,6 +83,7 @@ class EncoderOut(Resource):
     input_size: int | None
     mean: list[float]
     std: list[float]
+    method: str | None
     weights_digest: str | None
     representation_dim: int | None
     views_per_second: float | None
@@ -114,6 +117,13 @@ class SpecBody(Body):
     normalize: bool = True
     recipe: str | list[dict[str, dict[str, Any] | None] | str] = "simclr"
     seed: int = Field(default=0, ge=0, lt=2**63)
+    representation: str = Field(
+        default="auto",
+        pattern=rf"^(auto|{REPRESENTATIONS})$",
+        description="The tensor that is measured; auto is what the encoders' method asks for.",
+    )
+    precision: Precision = "float32"
+    compat: Compat | None = Field(default=None, description="A published convention, which fixes other fields.")
 
 
 class AuditBody(Body):
@@ -169,6 +179,10 @@ class ScoreOut(BaseModel):
     standard_error: float | None
     alignment_target: float | None
     alignment_reference: float | None
+    alignment_targets: list[float] | None
+    alignment_references: list[float] | None
+    reference_spread: float | None
+    num_views: int | None
     skipped: str | None
 
 

@@ -31,11 +31,14 @@ from rich.table import Table
 from torchvision.transforms import v2
 
 from sslmem.alignment import alignment_distances, standard_errors
+from sslmem.conditions import Dtype
 from sslmem.datasets.image import decode_image, sample_key
 from sslmem.encoders import architectures
-from sslmem.encoders.load import IMAGENET_MEAN, IMAGENET_STD, Encoder, LoadReport
-from sslmem.report.rows import ScoreRow, write_parquet
-from sslmem.scoring import Sample, default_batch_size, pick_device, score
+from sslmem.encoders.encoder import Encoder, LoadReport
+from sslmem.encoders.load import IMAGENET_MEAN, IMAGENET_STD
+from sslmem.local import as_row
+from sslmem.report.rows import NOTHING, write_parquet
+from sslmem.scoring import Sample, Scorer, default_batch_size, pick_device
 from sslmem.spec import ScoreSpec
 from sslmem.views.make import make_views
 
@@ -100,9 +103,10 @@ def make_samples(num: int, side: int, seed: int = 0) -> list[Sample]:
     return samples
 
 
-def floor(encoders: Sequence[Encoder], views: torch.Tensor, num_views: int) -> None:
+def floor(encoders: Sequence[Encoder], views: torch.Tensor, num_views: int, dtype: Dtype) -> None:
     """Forwards as many views through each encoder as the scoring does, from a batch that lies ready."""
-    with torch.inference_mode():
+    low = torch.autocast(views.device.type, dtype=getattr(torch, dtype), enabled=dtype != "float32")
+    with torch.inference_mode(), low:
         for encoder in encoders:
             done = 0
             while done < num_views:
@@ -113,23 +117,12 @@ def floor(encoders: Sequence[Encoder], views: torch.Tensor, num_views: int) -> N
 
 def end_to_end(
     encoders: Sequence[Encoder], samples: Sequence[Sample], spec: ScoreSpec, device: torch.device, folder: Path
-) -> None:
-    """From bytes to a file of scores."""
-    rows = [
-        ScoreRow(
-            sample=s.name,
-            role=None,
-            score=s.score,
-            score_bounded=s.score_bounded,
-            standard_error=s.standard_error,
-            alignment_target=s.alignment_target,
-            alignment_reference=s.alignment_reference,
-            skipped=s.skipped,
-        )
-        for batch in score(encoders[:1], encoders[1:], samples, spec, device=device)
-        for s in batch
-    ]
-    write_parquet(folder / "scores.parquet", rows, None, [])
+) -> Dtype:
+    """From bytes to a file of scores; returns the precision that was used."""
+    scorer = Scorer(encoders[:1], encoders[1:], spec, device=device)
+    rows = [as_row(score, None) for batch in scorer.score(samples) for score in batch]
+    write_parquet(folder / "scores.parquet", rows, NOTHING, [])
+    return scorer.conditions.precision
 
 
 def authors_style(
@@ -159,7 +152,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     device = pick_device(arguments.device)
     torch.set_num_threads(arguments.threads or torch.get_num_threads())
     encoders = [make_encoder(arguments, device, seed) for seed in range(1 + arguments.references)]
-    spec = ScoreSpec(views=arguments.views, input_size=arguments.input_size)
+    spec = ScoreSpec(views=arguments.views, input_size=arguments.input_size, precision=arguments.precision)
     samples = make_samples(arguments.samples, arguments.image_size or arguments.input_size)
     batch = default_batch_size(spec, device)
     num_views = len(samples) * spec.views
@@ -187,10 +180,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
     representations = torch.randn(len(images), spec.views, encoders[0].represent(ready[:1]).shape[1], device=device)
     with tempfile.TemporaryDirectory() as folder:
-        floor(encoders, ready, 2 * len(ready))
-        end_to_end(encoders, samples[: 2 * batch], spec, device, Path(folder))
+        dtype = end_to_end(encoders, samples[: max(32, 2 * batch)], spec, device, Path(folder))
+        floor(encoders, ready, 2 * len(ready), dtype)
         for _ in range(arguments.turns):
-            turns.take("floor", lambda: floor(encoders, ready, num_views))
+            turns.take("floor", lambda: floor(encoders, ready, num_views, dtype))
             turns.take("end to end", lambda: end_to_end(encoders, samples, spec, device, Path(folder)))
             turns.take("decode", decode)
             turns.take("views", views)
@@ -205,6 +198,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "machine": machine(device),
         "architecture": arguments.architecture,
         "input_size": spec.input_size,
+        "precision": dtype,
         "views": spec.views,
         "encoders": len(encoders),
         "samples": len(samples),
@@ -228,7 +222,9 @@ def machine(device: torch.device) -> str:
 
 def show(result: dict[str, Any]) -> None:
     """Prints the figures as a table."""
-    title = f"{result['architecture']} at {result['input_size']} px, {result['encoders']} encoders"
+    title = (
+        f"{result['architecture']} at {result['input_size']} px, {result['encoders']} encoders, {result['precision']}"
+    )
     table = Table(title=f"{title}, {result['views']} views, {result['samples']} images", title_justify="left")
     table.add_column("figure")
     table.add_column("value", justify="right")
@@ -262,6 +258,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--threads", type=int, help="of torch on the CPU")
     parser.add_argument("--authors-share", type=int, default=8, help="one in so many images goes the authors' way")
+    parser.add_argument("--precision", choices=["float32", "auto"], default="float32")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()

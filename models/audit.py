@@ -3,7 +3,8 @@
 import uuid
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint, desc
+from sqlalchemy import CheckConstraint, Float, ForeignKey, Index, UniqueConstraint, desc
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, Id, Job, Now, Time, one_of
@@ -64,6 +65,7 @@ class Chunk(Job, Base):
         start: first position in the table of roles.
         stop: one past the last.
         num_done: samples done so far by the worker that has it, for progress.
+        conditions: device, batch size and precision that its scores were computed with.
     """
 
     __tablename__ = "chunks"
@@ -79,6 +81,7 @@ class Chunk(Job, Base):
     start: Mapped[int]
     stop: Mapped[int]
     num_done: Mapped[int] = mapped_column(default=0, server_default="0")
+    conditions: Mapped[dict[str, Any] | None]
 
 
 class Score(Base):
@@ -101,4 +104,8 @@ class Score(Base):
     standard_error: Mapped[float | None]
     alignment_target: Mapped[float | None]
     alignment_reference: Mapped[float | None]
+    alignment_targets: Mapped[list[float] | None] = mapped_column(ARRAY(Float))
+    alignment_references: Mapped[list[float] | None] = mapped_column(ARRAY(Float))
+    reference_spread: Mapped[float | None]
+    num_views: Mapped[int | None]
     skipped: Mapped[str | None]

@@ -19,6 +19,7 @@ class Encoder(Job, Base):
         given_architecture: as it was registered, None if left to the check; ``architecture`` is then filled in by it.
         given_input_size: likewise.
         weights_artifact_digest: of the plain safetensors file made from it.
+        method: how it was trained, if that was said.
         weights_digest: of the loaded tensors, as reports show it.
         load_report: how the entries of the file met the architecture's.
         views_per_second: one encoder's forward rate when it was checked, for planning.
@@ -34,6 +35,7 @@ class Encoder(Job, Base):
             "given_input_size",
             "mean",
             "std",
+            "method",
             name="uq_encoders_registration",
             postgresql_nulls_not_distinct=True,
         ),
@@ -50,6 +52,7 @@ class Encoder(Job, Base):
     input_size: Mapped[int | None]
     mean: Mapped[list[float]] = mapped_column(ARRAY(Float))
     std: Mapped[list[float]] = mapped_column(ARRAY(Float))
+    method: Mapped[str | None]
     weights_artifact_digest: Mapped[str | None] = mapped_column(index=True)
     weights_digest: Mapped[str | None]
     load_report: Mapped[dict[str, Any] | None]

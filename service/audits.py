@@ -20,7 +20,7 @@ from service.queue import SCORE_CHUNK, JobQueue
 from service.roles import get_roles
 from service.settings import Settings
 from service.workers import ALIVE_SECONDS
-from sslmem.spec import ScoreSpec
+from sslmem.spec import COMPAT_FIELDS, ScoreSpec
 
 MIN_CHUNK, MAX_CHUNK = 16, 50_000
 FIRST_MESSAGES = 64
@@ -63,7 +63,7 @@ def request_audit(
     Raises:
         EncoderNotFound: or another of the four is not there.
         NotReady: an encoder or the dataset is not checked yet, or was refused.
-        InvalidRequest: an encoder appears twice, or their input sizes differ.
+        InvalidRequest: an encoder appears twice, or their input sizes or measured tensors differ.
         SpecError: the spec is not usable.
     """
     if not target_ids or not reference_ids:
@@ -79,7 +79,7 @@ def request_audit(
     sizes = {encoder.input_size for encoder in encoders}
     if len(sizes) > 1:
         raise InvalidRequest(f"the encoders take views of {sorted(map(str, sizes))} pixels; expected one size")
-    full_spec = ScoreSpec(**spec, input_size=sizes.pop())
+    full_spec = ScoreSpec(**_resolved(spec, encoders), input_size=sizes.pop())
     audit = Audit(
         name=name,
         state="queued",
@@ -109,6 +109,23 @@ def request_audit(
     for chunk in chunks[:FIRST_MESSAGES]:
         queue.send_after_commit(session, SCORE_CHUNK, chunk.id)
     return audit
+
+
+def _resolved(spec: Mapping[str, Any], encoders: Sequence[Encoder]) -> dict[str, Any]:
+    """The spec with ``auto`` replaced by the tensor that the encoders' method asks for, or a convention fixes."""
+    fields = dict(spec)
+    if fields.pop("representation", "auto") != "auto":
+        return dict(spec)
+    compat = fields.get("compat")
+    if compat is None or "representation" not in COMPAT_FIELDS[compat]:
+        found = {(encoder.load_report or {}).get("default_representation", "pooled") for encoder in encoders}
+        if len(found) > 1:
+            raise InvalidRequest(
+                f"the encoders' methods ask for different tensors ({', '.join(sorted(found))}); "
+                "expected one, named as representation"
+            )
+        fields["representation"] = found.pop()
+    return fields
 
 
 def chunk_size(encoders: Sequence[Encoder], views: int, chunk_seconds: float) -> int:

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
@@ -16,6 +17,7 @@ from service.intake import copy_rows
 from service.jobs import LeaseLost
 from service.queue import FINALISE_AUDIT, SCORE_CHUNK, JobQueue
 from service.results import all_rows
+from sslmem.conditions import Conditions
 from sslmem.report.summary import summarize
 from sslmem.spec import ScoreSpec
 
@@ -31,6 +33,7 @@ class EncoderFiles:
     input_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    representation: str
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,10 @@ class RecordedScore:
     alignment_target: float | None
     alignment_reference: float | None
     skipped: str | None
+    alignment_targets: Sequence[float] | None = None
+    alignment_references: Sequence[float] | None = None
+    reference_spread: float | None = None
+    num_views: int | None = None
 
 
 def claim_chunk(session: Session, chunk_id: uuid.UUID, owner: str, lease_seconds: float) -> ChunkPlan | None:
@@ -73,6 +80,7 @@ def claim_chunk(session: Session, chunk_id: uuid.UUID, owner: str, lease_seconds
     states.move(session, audit, "running")
     chunk = session.get_one(Chunk, chunk_id)
     chunk.num_done = 0
+    spec = ScoreSpec.model_validate(audit.spec)
     parts = encoders_of(session, audit.id)
     entries = session.execute(
         select(RoleEntry.path, RoleEntry.role)
@@ -88,6 +96,7 @@ def claim_chunk(session: Session, chunk_id: uuid.UUID, owner: str, lease_seconds
                 input_size=e.input_size or 0,
                 mean=(e.mean[0], e.mean[1], e.mean[2]),
                 std=(e.std[0], e.std[1], e.std[2]),
+                representation=spec.representation,
             )
             for e in encoders
         ]
@@ -97,7 +106,7 @@ def claim_chunk(session: Session, chunk_id: uuid.UUID, owner: str, lease_seconds
         chunk_id=chunk_id,
         audit_id=audit.id,
         start=chunk.start,
-        spec=ScoreSpec.model_validate(audit.spec),
+        spec=spec,
         targets=files["target"],
         references=files["reference"],
         dataset_digest=session.get_one(Dataset, audit.dataset_id).artifact_digest,
@@ -106,7 +115,12 @@ def claim_chunk(session: Session, chunk_id: uuid.UUID, owner: str, lease_seconds
 
 
 def record_scores(
-    session: Session, queue: JobQueue, plan: ChunkPlan, owner: str, scores: Iterable[RecordedScore]
+    session: Session,
+    queue: JobQueue,
+    plan: ChunkPlan,
+    owner: str,
+    scores: Iterable[RecordedScore],
+    conditions: Conditions | None = None,
 ) -> bool:
     """Writes a chunk's scores and marks it done, both or neither; True if it was the audit's last.
 
@@ -116,12 +130,15 @@ def record_scores(
     audit = lock_audit(session, plan.audit_id)
     if audit is None or audit.state != "running":
         raise LeaseLost
-    done = {"num_done": Chunk.stop - Chunk.start, "failure_code": None, "failure_detail": None}
+    done: dict[str, Any] = {"num_done": Chunk.stop - Chunk.start, "failure_code": None, "failure_detail": None}
+    if conditions is not None:
+        done["conditions"] = conditions.model_dump(mode="json")
     jobs.leave(session, Chunk, plan.chunk_id, owner, "done", **done)
     copy_rows(
         session,
         "scores (audit_id, position, sample, sample_key, role, score, score_bounded, standard_error, "
-        "alignment_target, alignment_reference, skipped)",
+        "alignment_target, alignment_reference, skipped, alignment_targets, alignment_references, reference_spread, "
+        "num_views)",
         (
             (
                 plan.audit_id,
@@ -135,6 +152,10 @@ def record_scores(
                 s.alignment_target,
                 s.alignment_reference,
                 storable(s.skipped),
+                None if s.alignment_targets is None else list(s.alignment_targets),
+                None if s.alignment_references is None else list(s.alignment_references),
+                s.reference_spread,
+                s.num_views,
             )
             for position, s in enumerate(scores, start=plan.start)
         ),
@@ -227,6 +248,11 @@ def finalise(session: Session, audit_id: uuid.UUID) -> None:
         ScoreSpec.model_validate(audit.spec),
         target_digests=[encoder.weights_digest or "" for encoder in parts["target"]],
         reference_digests=[encoder.weights_digest or "" for encoder in parts["reference"]],
+        conditions=[
+            Conditions.model_validate(found)
+            for found in session.scalars(select(Chunk.conditions).where(Chunk.audit_id == audit_id).distinct())
+            if found is not None
+        ],
     )
     locked = lock_audit(session, audit_id)
     if locked is not None and locked.state == "finalising":

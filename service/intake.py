@@ -27,7 +27,7 @@ _NOT_FOUND: dict[IntakeModel, type[ServiceError]] = {
     Dataset: DatasetNotFound,
 }
 SAME = {
-    Encoder: ("artifact_digest", "name", "given_architecture", "given_input_size", "mean", "std"),
+    Encoder: ("artifact_digest", "name", "given_architecture", "given_input_size", "mean", "std", "method"),
     Dataset: ("artifact_digest", "name"),
 }
 
@@ -64,7 +64,7 @@ def register(
     if row_id is not None:
         queue.send_after_commit(session, TASKS[model], row_id)
         return session.get_one(model, row_id), True
-    conditions = [getattr(model, name).is_not_distinct_from(values[name]) for name in SAME[model]]
+    conditions = [getattr(model, name).is_not_distinct_from(values.get(name)) for name in SAME[model]]
     return session.scalars(select(model).where(*conditions)).one(), False
 
 

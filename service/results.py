@@ -88,6 +88,11 @@ def all_rows(session: Session, audit_id: uuid.UUID) -> Iterator[ScoreRow]:
             Score.alignment_target,
             Score.alignment_reference,
             Score.skipped,
+            Score.sample_key,
+            Score.alignment_targets,
+            Score.alignment_references,
+            Score.reference_spread,
+            Score.num_views,
         )
         .where(Score.audit_id == audit_id)
         .order_by(Score.position)

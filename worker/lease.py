@@ -7,6 +7,7 @@ from typing import Self
 
 from models.database import SessionFactory
 from service import jobs
+from sslmem.conditions import Conditions
 
 logger = logging.getLogger(__name__)
 
@@ -18,6 +19,7 @@ class Lease:
 
     Attributes:
         num_done: set by the work, for progress.
+        conditions: set by the work, to be recorded with its scores.
         lost: set when the row is no longer this worker's, or was cancelled.
     """
 
@@ -29,6 +31,7 @@ class Lease:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, daemon=True)
         self.num_done: int | None = None
+        self.conditions: Conditions | None = None
         self.lost = threading.Event()
 
     def __enter__(self) -> Self:

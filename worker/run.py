@@ -22,7 +22,7 @@ from sslmem.errors import SslmemError
 from worker.lease import Lease
 
 if TYPE_CHECKING:
-    from sslmem.encoders.load import Encoder as LoadedEncoder
+    from sslmem.encoders.encoder import Encoder as LoadedEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +114,7 @@ class Runner:
                 input_size=row.input_size,
                 mean=(row.mean[0], row.mean[1], row.mean[2]),
                 std=(row.std[0], row.std[1], row.std[2]),
+                method=row.method,
                 device=str(pick_device(self._settings.device)),
             )
             found = probe(encoder)
@@ -150,7 +151,7 @@ class Runner:
             with Lease(context.sessions, Chunk, chunk_id, owner, self._settings.lease_seconds) as lease:
                 scores = self._score(plan, lease)
             with context.sessions.begin() as session:
-                last = chunks.record_scores(session, context.queue, plan, owner, scores)
+                last = chunks.record_scores(session, context.queue, plan, owner, scores, lease.conditions)
             logger.info("chunk %s of audit %s: %d samples scored", chunk_id, plan.audit_id, len(scores))
         except LeaseLost:
             logger.warning("chunk %s is no longer ours; its scores are dropped", chunk_id)
@@ -173,20 +174,15 @@ class Runner:
 
     def _score(self, plan: ChunkPlan, lease: Lease) -> list[RecordedScore]:
         from sslmem.datasets.source import open_dataset  # noqa: PLC0415
-        from sslmem.scoring import pick_device, read_samples, score  # noqa: PLC0415
+        from sslmem.scoring import Scorer, pick_device, read_samples  # noqa: PLC0415
 
         targets, references = ([self._load(files) for files in part] for part in (plan.targets, plan.references))
         roles = dict(plan.entries)
         scores: list[RecordedScore] = []
+        device, batch_size = pick_device(self._settings.device), self._settings.batch_size
+        scorer = Scorer(targets, references, plan.spec, device=device, batch_size=batch_size)
         with open_dataset(self.context.store.path(plan.dataset_digest)) as dataset:
-            for batch in score(
-                targets,
-                references,
-                read_samples(dataset, [path for path, _ in plan.entries]),
-                plan.spec,
-                device=pick_device(self._settings.device),
-                batch_size=self._settings.batch_size,
-            ):
+            for batch in scorer.score(read_samples(dataset, [path for path, _ in plan.entries])):
                 lease.check()
                 scores += [
                     RecordedScore(
@@ -199,10 +195,15 @@ class Runner:
                         alignment_target=s.alignment_target,
                         alignment_reference=s.alignment_reference,
                         skipped=s.skipped,
+                        alignment_targets=s.alignment_targets,
+                        alignment_references=s.alignment_references,
+                        reference_spread=s.reference_spread,
+                        num_views=s.num_views,
                     )
                     for s in batch
                 ]
                 lease.num_done = len(scores)
+        lease.conditions = scorer.conditions
         return scores
 
     def _load(self, files: EncoderFiles) -> "LoadedEncoder":
@@ -217,6 +218,7 @@ class Runner:
                 input_size=files.input_size,
                 mean=files.mean,
                 std=files.std,
+                representation=files.representation,
                 device=str(pick_device(self._settings.device)),
             )
         self._warm.move_to_end(files)

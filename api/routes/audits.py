@@ -22,7 +22,7 @@ from service import audits, results
 from service.database import Session
 from sslmem.datasets.source import open_dataset
 from sslmem.report.html import render_report
-from sslmem.report.rows import COLUMNS, values_of
+from sslmem.report.rows import CSV_COLUMNS, values_of
 from sslmem.report.summary import Summary
 from sslmem.roles import Role
 
@@ -46,7 +46,7 @@ def request_audit(body: AuditBody, response: Response, session: SessionDep, cont
         reference_ids=body.reference_ids,
         dataset_id=body.dataset_id,
         role_set_id=body.role_set_id,
-        spec=body.spec.model_dump(),
+        spec=body.spec.model_dump(exclude_unset=True),
     )
     response.headers["Location"] = f"/v1/audits/{audit.id}"
     response.headers["Retry-After"] = "2"
@@ -119,15 +119,15 @@ def _attachment(audit_id: uuid.UUID, suffix: str) -> dict[str, str]:
 def get_csv(audit_id: uuid.UUID, context: ContextDep) -> StreamingResponse:
     """The scores of an audit that succeeded, as CSV."""
     with context.sessions.begin() as session:
-        null = results.summary_of(audits.get_audit(session, audit_id)).null_scale
+        scales = results.summary_of(audits.get_audit(session, audit_id)).scales
 
     def lines() -> Iterator[str]:
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow(CSV_COLUMNS)
         with context.sessions.begin() as session:
             for row in results.all_rows(session, audit_id):
-                writer.writerow(values_of(row, null))
+                writer.writerow(values_of(row, scales, CSV_COLUMNS))
                 if buffer.tell() > 2**16:
                     yield buffer.getvalue()
                     buffer.seek(0)

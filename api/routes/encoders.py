@@ -12,7 +12,7 @@ from api.errors import problems
 from api.paging import CursorParam, LimitParam, page_of
 from api.polling import WaitParam, poll
 from api.render import encoder_out
-from api.schemas import Architecture, EncoderBody, EncoderOut, Name, PageOut
+from api.schemas import Architecture, EncoderBody, EncoderOut, Method, Name, PageOut
 from api.upload import raw_body, receive
 from models.encoder import Encoder
 from service import intake
@@ -34,6 +34,7 @@ async def upload_encoder(
     input_size: Annotated[int | None, Query(ge=1, le=2048)] = None,
     mean: ChannelsParam = None,
     std: ChannelsParam = None,
+    method: Annotated[Method | None, Query(description="How it was trained, such as simclr, dino or mae.")] = None,
 ) -> EncoderOut:
     """Uploads a checkpoint as the raw body and registers it with its architecture and preprocessing.
 
@@ -45,6 +46,7 @@ async def upload_encoder(
         "name": name,
         "architecture": architecture,
         "input_size": input_size,
+        "method": method,
         **{key: value for key, value in settings.items() if value is not None},
     }
     digest, _ = await receive(request, context.store, context.settings.max_encoder_bytes)

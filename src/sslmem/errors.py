@@ -103,6 +103,12 @@ class SpecError(SslmemError):
     code = "spec-invalid"
 
 
+class IncompatibleScores(SpecError):
+    """The scores were not measured alike, so they cannot be put together."""
+
+    code = "scores-incompatible"
+
+
 class RecipeError(SpecError):
     """The recipe of augmentations is not usable."""
 
@@ -119,6 +125,12 @@ class NonFiniteRepresentation(ScoringError):
     """The encoder returns representations that are not finite."""
 
     code = "representation-not-finite"
+
+
+class CollapsedEncoder(ScoringError):
+    """The encoder maps different images to the same representation; scores of it would mean nothing."""
+
+    code = "encoder-collapsed"
 
 
 class DeviceUnavailable(ScoringError):

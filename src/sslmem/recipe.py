@@ -235,7 +235,7 @@ _CROP: dict[str, dict[str, Any]] = {"random_resized_crop": {}}
 _PAPER_JITTER = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2}
 _WEAK_JITTER = {"brightness": 0.9, "contrast": 0.9, "saturation": 0.9, "hue": 0.5}
 
-# simclr: Chen et al. 2020, as commonly used at 32 pixels, without blur. The other four are the sets of
+# simclr: Chen et al. 2020, as commonly used at 32 pixels, without blur. The four named paper-* are the sets of
 # appendix B of "Localizing Memorization in SSL Vision Encoders" (arXiv 2409.19069), in the order of the
 # authors' released scorer: crop, flip, jitter, grayscale.
 RECIPES: dict[str, list[dict[str, dict[str, Any]]]] = {
@@ -263,6 +263,13 @@ RECIPES: dict[str, list[dict[str, dict[str, Any]]]] = {
         {"vertical_flip": {"p": 1.0}},
         {"color_jitter": {**_PAPER_JITTER, "p": 0.9}},
         {"grayscale": {"p": 0.5}},
+    ],
+    # The authors' released scorer, but in image space before normalisation.
+    "official-code": [
+        _CROP,
+        {"horizontal_flip": {"p": 0.5}},
+        {"color_jitter": {**_PAPER_JITTER, "p": 0.8}},
+        {"grayscale": {"p": 0.2}},
     ],
     # The source names a 4x4 kernel; blur kernels are odd, so this one is 5x5.
     "paper-independent": [

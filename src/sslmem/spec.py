@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WrapValidator, model_validator
 from pydantic_core.core_schema import ValidatorFunctionWrapHandler
@@ -12,10 +12,42 @@ from sslmem.recipe import Recipe
 
 Pairing = Literal["views", "original"]
 Distance = Literal["l2", "l1", "cosine", "angular"]
+Precision = Literal["float32", "auto"]
+Compat = Literal["paper", "official-code"]
+COMPATS: tuple[Compat, ...] = get_args(Compat)
+
+REPRESENTATIONS = r"pooled|cls|mean|tokens|head|layer:[A-Za-z0-9_.]{1,200}"  # sslmem.encoders.represent explains them
+
+# What the published conventions fix (docs/numerics.md says where they differ, and what is not reproduced).
+COMPAT_FIELDS: dict[Compat, dict[str, Any]] = {
+    "paper": {"views": 2, "pairing": "views", "distance": "l2", "normalize": False, "refine": None},
+    "official-code": {
+        "views": 5,
+        "pairing": "original",
+        "distance": "l2",
+        "normalize": True,
+        "representation": "tokens",
+        "refine": None,
+    },
+}
 
 
 def _recipe(value: Any, handler: ValidatorFunctionWrapHandler) -> Recipe:  # noqa: ANN401
     return value if isinstance(value, Recipe) else handler(value)
+
+
+class Refine(BaseModel):
+    """A second stage: the samples that may be among the most memorized are scored again with many views.
+
+    Attributes:
+        views: of the second stage; the first ones are those of the first stage.
+        share: of the samples that go on to it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    views: int = Field(default=128, ge=2, le=1024)
+    share: float = Field(default=0.15, gt=0, le=1)
 
 
 class ScoreSpec(BaseModel):
@@ -31,6 +63,10 @@ class ScoreSpec(BaseModel):
         recipe: the augmentations that make a view.
         seed: of the views; the views of a sample depend on (seed, sample key, view index) alone.
         input_size: side of the square views in pixels.
+        representation: which tensor is measured; see ``sslmem.encoders.represent``.
+        precision: ``auto`` runs encoders in a lower precision where its error is far below the noise of views.
+        refine: a second stage with more views for the top and the doubtful.
+        compat: a published convention, which fixes other fields; see ``COMPAT_FIELDS``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,17 +81,37 @@ class ScoreSpec(BaseModel):
     )
     seed: int = Field(default=0, ge=0, lt=2**63)
     input_size: int = Field(ge=1, le=2048)
+    representation: str = Field(default="pooled", pattern=rf"^({REPRESENTATIONS})$")
+    precision: Precision = "float32"
+    refine: Refine | None = None
+    compat: Compat | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _compatible(cls, value: Any) -> Any:  # noqa: ANN401  pydantic hands over whatever came
+        if not isinstance(value, dict) or value.get("compat") not in COMPATS:
+            return value
+        fixed = COMPAT_FIELDS[value["compat"]]
+        for name, only in fixed.items():
+            if value.get(name, only) != only:
+                raise SpecError(f"compat={value['compat']} fixes {name} to {only}; found {value[name]}, leave it out")
+        recipe = {"recipe": "official-code"} if value["compat"] == "official-code" else {}
+        return {**recipe, **value, **fixed}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.pairing == "views" and self.views < 2:
             raise SpecError("pairing of views needs at least 2 views; found 1")
+        if self.refine is not None and self.refine.views <= self.views:
+            raise SpecError(
+                f"the second stage needs more views than the first; found {self.refine.views} after {self.views}"
+            )
         object.__setattr__(self, "recipe", self.recipe.sized(self.input_size))
         return self
 
     def canonical_json(self) -> str:
-        """The spec as JSON in one fixed spelling."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """The spec as JSON in one fixed spelling, without what is not asked for: so new fields change no digest."""
+        return json.dumps(self.model_dump(mode="json", exclude_none=True), sort_keys=True, separators=(",", ":"))
 
     @property
     def digest(self) -> str:

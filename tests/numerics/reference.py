@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from sslmem import recipe as r
-from sslmem.encoders.load import Encoder
+from sslmem.encoders.encoder import Encoder
 from sslmem.recipe import Recipe
 from sslmem.spec import ScoreSpec
 from sslmem.views.parameters import draw, numbers_needed

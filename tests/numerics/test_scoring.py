@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sslmem.encoders.architectures import small_stem_resnet
-from sslmem.encoders.load import Encoder
+from sslmem.encoders.encoder import Encoder
 from sslmem.recipe import Recipe
 from sslmem.scoring import Sample, SampleScore, score
 from sslmem.spec import Distance, Pairing, ScoreSpec

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sslmem.datasets.image import sample_key
-from sslmem.encoders.load import Encoder, LoadReport
+from sslmem.encoders.encoder import Encoder, LoadReport
 from sslmem.report.rows import ScoreRow
 from sslmem.scoring import Sample
 

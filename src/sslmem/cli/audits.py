@@ -12,6 +12,7 @@ from sslmem.cli.options import load_recipe, samples_progress, stderr
 from sslmem.cli.tables import print_resources, print_summary
 from sslmem.client.http import Client
 from sslmem.errors import RequestRefused
+from sslmem.spec import Compat, Distance, Pairing, Precision
 
 app = typer.Typer(no_args_is_help=True, help="Request, follow, show, cancel and delete audits.")
 
@@ -23,24 +24,37 @@ def request(
     dataset: Annotated[UUID, typer.Option(help="Id of the dataset.")],
     roles: Annotated[UUID, typer.Option(help="Id of the table of roles.")],
     name: Annotated[str | None, typer.Option(help="Of the audit.")] = None,
-    views: Annotated[int, typer.Option(help="Augmented views of each sample.")] = 10,
-    pairing: Annotated[str, typer.Option(help="views or original.")] = "views",
-    distance: Annotated[str, typer.Option(help="l2, l1, cosine or angular.")] = "l2",
-    recipe: Annotated[str, typer.Option(help="Name or YAML file of the augmentations.")] = "simclr",
+    views: Annotated[int | None, typer.Option(help="Augmented views of each sample; 10.")] = None,
+    pairing: Annotated[Pairing | None, typer.Option(help="views: all pairs, the default; original: with each.")] = None,
+    distance: Annotated[Distance | None, typer.Option(help="Between representations; l2.")] = None,
+    normalize: Annotated[bool | None, typer.Option(help="Scale representations to unit length first; yes.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Name or YAML file of the augmentations; simclr.")] = None,
     seed: Annotated[int, typer.Option(help="Of the views.")] = 0,
+    representation: Annotated[str, typer.Option(help="pooled, cls, mean, tokens, head, layer:NAME, or auto.")] = "auto",
+    precision: Annotated[Precision, typer.Option(help="auto: lower where that is safe.")] = "float32",
+    compat: Annotated[Compat | None, typer.Option(help="A published convention, which fixes options.")] = None,
     follow: Annotated[bool, typer.Option(help="Wait for the end and show the summary.")] = False,
     url: Url = None,
     token: Token = None,
 ) -> None:
     """Requests an audit and prints its id."""
-    spec = {"views": views, "pairing": pairing, "distance": distance, "seed": seed}
-    spec["recipe"] = load_recipe(recipe).as_list()
+    spec = {
+        "views": views,
+        "pairing": pairing,
+        "distance": distance,
+        "normalize": normalize,
+        "recipe": load_recipe(recipe).as_list() if recipe else None,
+        "seed": seed,
+        "representation": representation,
+        "precision": precision,
+        "compat": compat,
+    }
     body: dict[str, Any] = {
         "target_ids": [str(encoder_id) for encoder_id in target],
         "reference_ids": [str(encoder_id) for encoder_id in reference],
         "dataset_id": str(dataset),
         "role_set_id": str(roles),
-        "spec": spec,
+        "spec": {key: value for key, value in spec.items() if value is not None},
     }
     if name:
         body["name"] = name

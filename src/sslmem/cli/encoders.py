@@ -25,6 +25,7 @@ def push(
     input_size: Annotated[int | None, typer.Option(min=1, help="Side of the views in pixels.")] = None,
     mean: Annotated[str | None, typer.Option(help="Normalisation of pixels in 0..1, such as 0.5,0.5,0.5.")] = None,
     std: Annotated[str | None, typer.Option(help="Normalisation of pixels in 0..1.")] = None,
+    method: Annotated[str | None, typer.Option(help="How it was trained: simclr, dino, mae, ...")] = None,
     url: Url = None,
     token: Token = None,
 ) -> None:
@@ -38,6 +39,7 @@ def push(
             input_size=input_size,
             mean=three_numbers(mean) if mean else None,
             std=three_numbers(std) if std else None,
+            method=method,
             advance=lambda count: progress.advance(task, count),
         )
     print(encoder["id"])

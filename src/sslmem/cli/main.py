@@ -6,6 +6,7 @@ import typer
 
 from sslmem import __version__
 from sslmem.cli import audits, datasets, encoders
+from sslmem.cli.merge import merge
 from sslmem.cli.score import score
 from sslmem.errors import SslmemError
 
@@ -19,6 +20,7 @@ app = typer.Typer(
     help="Audits self-supervised vision encoders for memorization of their training images (SSLMem).",
 )
 app.command("score")(score)
+app.command("merge")(merge)
 app.add_typer(encoders.app, name="encoders")
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(audits.app, name="audits")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from sslmem.errors import RecipeError
 from sslmem.recipe import RECIPES, Recipe
@@ -64,4 +64,16 @@ def samples_progress() -> Progress:
         console=stderr,
         transient=True,
         disable=not stderr.is_terminal,
+    )
+
+
+def part_progress() -> Progress:
+    """A bar of what part is done, on standard error, gone when done."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=stderr,
+        transient=True,
     )

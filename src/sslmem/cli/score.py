@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from sslmem.cli.options import automatic, load_recipe, samples_progress, stderr, three_numbers
+from sslmem.cli.options import automatic, load_recipe, part_progress, stderr, three_numbers
 from sslmem.cli.tables import print_summary
 from sslmem.errors import RolesError, SpecError
 from sslmem.roles import Role, match_roles, read_roles
-from sslmem.spec import Distance, Pairing, ScoreSpec
+from sslmem.spec import Compat, Distance, Pairing, Precision, ScoreSpec
 
 if TYPE_CHECKING:
     from sslmem.datasets.source import Dataset
-    from sslmem.encoders.load import Encoder
+    from sslmem.encoders.encoder import Encoder
 
 
 def score(
@@ -24,83 +24,123 @@ def score(
     out: Annotated[Path, typer.Option(help="The Parquet file to write, one row per sample.")],
     roles: Annotated[Path | None, typer.Option(help="CSV sample,role; only its samples are scored.")] = None,
     architecture: Annotated[str | None, typer.Option(help="Name in torchvision or timm; ResNets are inferred.")] = None,
+    method: Annotated[str | None, typer.Option(help="How they were trained: simclr, dino, mae, ...")] = None,
+    representation: Annotated[str, typer.Option(help="pooled, cls, mean, tokens, head, layer:NAME, or auto.")] = "auto",
     input_size: Annotated[int | None, typer.Option(min=1, help="Side of the views in pixels.")] = None,
     mean: Annotated[str, typer.Option(help="Normalisation of pixels in 0..1, per channel.")] = "0.485,0.456,0.406",
     std: Annotated[str, typer.Option(help="Normalisation of pixels in 0..1, per channel.")] = "0.229,0.224,0.225",
-    views: Annotated[int, typer.Option(help="Augmented views of each sample.")] = 10,
-    pairing: Annotated[Pairing, typer.Option(help="All pairs of views, or the original with each view.")] = "views",
-    distance: Annotated[Distance, typer.Option(help="Distance between representations.")] = "l2",
-    normalize: Annotated[bool, typer.Option(help="Scale representations to unit length first.")] = True,
-    recipe: Annotated[str, typer.Option(help="Name or YAML file of the augmentations.")] = "simclr",
+    views: Annotated[int | None, typer.Option(help="Augmented views of each sample; 10.")] = None,
+    pairing: Annotated[Pairing | None, typer.Option(help="views: all pairs, the default; original: with each.")] = None,
+    distance: Annotated[Distance | None, typer.Option(help="Between representations; l2.")] = None,
+    normalize: Annotated[bool | None, typer.Option(help="Scale representations to unit length first; yes.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Name or YAML file of the augmentations; simclr.")] = None,
     seed: Annotated[int, typer.Option(help="Of the views.")] = 0,
+    compat: Annotated[Compat | None, typer.Option(help="A published convention, which fixes options.")] = None,
+    refine_views: Annotated[int | None, typer.Option(help="Of a second stage, for the top and doubtful.")] = None,
+    refine_share: Annotated[float | None, typer.Option(help="Of the samples, to score again; 0.15.")] = None,
+    precision: Annotated[Precision, typer.Option(help="auto: lower where that is safe.")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     batch_size: Annotated[str, typer.Option(help="Samples per batch, or auto.")] = "auto",
+    keep_distances: Annotated[bool, typer.Option(help="Keep them, for sslmem merge.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
     report: Annotated[Path | None, typer.Option(help="Also write a self-contained HTML report here.")] = None,
 ) -> None:  # fmt: skip
     """Scores how much the target memorized each sample, and says so by role."""
     batch = automatic(batch_size)
-    preprocessing = {"mean": three_numbers(mean), "std": three_numbers(std)}
-    if min(preprocessing["std"]) <= 0:
+    pixels_mean, pixels_std = three_numbers(mean), three_numbers(std)
+    if min(pixels_std) <= 0:
         raise SpecError(f"the normalisation divides by std; expected numbers above 0, found {std}")
-    parsed_recipe = load_recipe(recipe)
-
-    def spec_for(size: int) -> ScoreSpec:
-        return _spec(
-            views=views,
-            pairing=pairing,
-            distance=distance,
-            normalize=normalize,
-            recipe=parsed_recipe,
-            seed=seed,
-            input_size=size,
-        )
-
-    spec_for(input_size or parsed_recipe.size or 224)  # says what is wrong before minutes are spent
+    parsed_recipe = load_recipe(recipe) if recipe else None
+    given = {
+        "views": views,
+        "pairing": pairing,
+        "distance": distance,
+        "normalize": normalize,
+        "recipe": parsed_recipe,
+        "compat": compat,
+        "refine": _refine(refine_views, refine_share),
+        # A convention may fix the tensor; otherwise the encoders say what auto is.
+        "representation": None if representation == "auto" else representation,
+    }
+    fields = {name: value for name, value in given.items() if value is not None}
+    fields |= {"seed": seed, "precision": precision}
+    size = input_size or (parsed_recipe.size if parsed_recipe else None)
+    wanted = _spec(**fields, input_size=size or 224)  # says what is wrong before minutes are spent
     assignment = _read_roles(roles) if roles else None
     for file in (out, report):
         _check_place(file)
 
     from sslmem.datasets.source import open_dataset  # noqa: PLC0415  numpy, and below torch, take seconds to load
-    from sslmem.encoders.load import load_checkpoint  # noqa: PLC0415
+    from sslmem.encoders.load import load_checkpoint, probe  # noqa: PLC0415
+    from sslmem.local import score_dataset  # noqa: PLC0415
     from sslmem.report.html import render_report  # noqa: PLC0415
     from sslmem.report.rows import write_parquet  # noqa: PLC0415
-    from sslmem.report.summary import summarize  # noqa: PLC0415
     from sslmem.scoring import pick_device  # noqa: PLC0415
 
     with open_dataset(data) as dataset:
         if assignment is not None:
             match_roles(assignment, {sample.path for sample in dataset.samples})
         chosen = pick_device(device)
+        fixed = "representation" in fields or compat == "official-code"
 
         def load(path: Path) -> "Encoder":
-            size = input_size or parsed_recipe.size
             encoder = load_checkpoint(
-                path, architecture=architecture, input_size=size, device=str(chosen), **preprocessing
+                path,
+                architecture=architecture,
+                input_size=size,
+                mean=pixels_mean,
+                std=pixels_std,
+                method=method,
+                representation=wanted.representation if fixed else "auto",
+                device=str(chosen),
             )
             _announce(path, encoder)
+            probe(encoder)
             return encoder
 
         targets, references = [load(path) for path in target], [load(path) for path in reference]
-        spec = spec_for(targets[0].input_size)
-        rows = _score_all(dataset, assignment, targets, references, spec, device=chosen, batch_size=batch)
-        summary = summarize(
-            rows,
-            spec,
-            target_digests=[encoder.weights_digest for encoder in targets],
-            reference_digests=[encoder.weights_digest for encoder in references],
-        )
-        metadata = [("summary", summary.model_dump_json()), ("spec_digest", spec.digest)]
-        write_parquet(out, rows, summary.null_scale, metadata)
-        if report is not None:
-            report.write_text(
-                render_report(summary, dataset.read, title=f"Audit of {target[0].name}"), encoding="utf-8"
+        first = targets[0]
+        fields["representation"] = first.report.representation
+        spec = _spec(**fields, input_size=first.input_size)
+        _say_what_is_left_out(dataset, assignment)
+        with part_progress() as progress:
+            task = progress.add_task("scoring", total=1.0)
+            scores = score_dataset(
+                targets,
+                references,
+                dataset,
+                spec,
+                device=chosen,
+                roles=assignment,
+                batch_size=batch,
+                keep_distances=keep_distances,
+                advance=lambda part: progress.update(task, completed=part),
             )
+        summary = scores.summary
+        metadata = [("summary", summary.model_dump_json()), ("spec_digest", spec.digest)]
+        write_parquet(out, scores.rows, summary.scales, metadata)
+        if report is not None:
+            title = f"Audit of {target[0].name}"
+            report.write_text(render_report(summary, dataset.read, title=title), encoding="utf-8")
     if json:
         print(summary.model_dump_json())
     else:
         print_summary(summary.model_dump(mode="json"))
     stderr.print(f"scores: {out}" + (f"  report: {report}" if report else ""), highlight=False, soft_wrap=True)
+
+
+def _refine(views: int | None, share: float | None) -> dict[str, Any] | None:
+    if views is None and share is None:
+        return None
+    if views is None:
+        raise SpecError("a share to score again needs to know with how many views; expected --refine-views, too")
+    return {"views": views} | ({} if share is None else {"share": share})
+
+
+def _say_what_is_left_out(dataset: "Dataset", assignment: dict[str, Role] | None) -> None:
+    num = 0 if assignment is None else len(dataset.samples) - len(assignment)
+    if num:
+        stderr.print(f"{num} samples have no role and are not scored", highlight=False)
 
 
 def _spec(**fields: Any) -> ScoreSpec:  # noqa: ANN401  the spec checks them
@@ -136,44 +176,6 @@ def _announce(path: Path, encoder: "Encoder") -> None:
         more = ", ..." if len(report.dropped) > 3 else ""
         parts.append(f"{len(report.dropped)} entries of heads dropped ({', '.join(report.dropped[:3])}{more})")
     parts += report.inferred
+    parts.append(f"measured: {report.representation}")
     parts.append(f"input {encoder.input_size} px, mean {encoder.mean}, std {encoder.std}")
     stderr.print("; ".join(parts), highlight=False, soft_wrap=True)
-
-
-def _score_all(
-    dataset: "Dataset",
-    assignment: dict[str, Role] | None,
-    targets: "list[Encoder]",
-    references: "list[Encoder]",
-    spec: ScoreSpec,
-    **options: Any,  # noqa: ANN401  device and batch size, passed through
-) -> list[Any]:
-    from sslmem.encoders.load import probe  # noqa: PLC0415
-    from sslmem.report.rows import ScoreRow  # noqa: PLC0415
-    from sslmem.scoring import read_samples, score  # noqa: PLC0415
-
-    for encoder in (*targets, *references):
-        probe(encoder)
-    names = [sample.path for sample in dataset.samples if assignment is None or sample.path in assignment]
-    if len(names) < len(dataset.samples):
-        stderr.print(f"{len(dataset.samples) - len(names)} samples have no role and are not scored", highlight=False)
-    rows = []
-    with samples_progress() as progress:
-        task = progress.add_task("scoring", total=len(names))
-        for batch in score(targets, references, read_samples(dataset, names), spec, **options):
-            for s in batch:
-                role = assignment[s.name] if assignment else None
-                rows.append(
-                    ScoreRow(
-                        sample=s.name,
-                        role=role,
-                        score=s.score,
-                        score_bounded=s.score_bounded,
-                        standard_error=s.standard_error,
-                        alignment_target=s.alignment_target,
-                        alignment_reference=s.alignment_reference,
-                        skipped=s.skipped,
-                    )
-                )
-            progress.update(task, completed=len(rows))
-    return rows

@@ -118,6 +118,7 @@ class Client:
         input_size: int | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        method: str | None = None,
         advance: Advance = _no_progress,
     ) -> Json:
         """Uploads a checkpoint, or registers it alone if the service holds the file, and waits until it is checked.
@@ -131,6 +132,7 @@ class Client:
             "input_size": input_size,
             "mean": mean and list(mean),
             "std": std and list(std),
+            "method": method,
         }
         return self._wait(self._push("encoder", path, settings, advance))
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sslmem.encoders import architectures
+from sslmem.encoders import architectures, represent
 from sslmem.encoders.convert import convert_checkpoint
+from sslmem.encoders.encoder import Encoder, LoadReport
 from sslmem.errors import (
     AmbiguousCheckpoint,
     NonFiniteRepresentation,
@@ -35,66 +35,6 @@ HEADS = frozenset({
 SHOWN = 5
 
 
-class LoadReport(BaseModel):
-    """How a checkpoint's entries met the architecture's.
-
-    Attributes:
-        architecture: the name it was built by.
-        inferred: what was read off the weights rather than told, as sentences.
-        prefix: what was stripped from the start of the entries' names.
-        matched: number of entries loaded.
-        dropped: names of the entries of heads that were left out.
-        absent_counters: BatchNorm step counters missing in the file, which have no effect in eval mode.
-        representation: which tensor is audited.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    architecture: str
-    inferred: list[str]
-    prefix: str
-    matched: int
-    dropped: list[str]
-    absent_counters: int
-    representation: str = "pooled backbone output, before any head"
-
-
-@dataclass
-class Encoder:
-    """A frozen encoder in eval mode.
-
-    Attributes:
-        module: maps normalised views ``[M, 3, S, S]`` to representations ``[M, D]``.
-        input_size: S, in pixels.
-        mean: of the normalisation, per channel.
-        std: of the normalisation, per channel.
-        weights_digest: of the loaded tensors.
-        report: how they were loaded.
-    """
-
-    module: nn.Module
-    input_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    weights_digest: str
-    report: LoadReport
-
-    @torch.inference_mode()
-    def represent(self, views: Tensor) -> Tensor:
-        """Representations of views.
-
-        Args:
-            views: float ``[M, 3, S, S]`` in [0, 1], on the encoder's device.
-
-        Returns:
-            float32 ``[M, D]``.
-        """
-        mean, std = (views.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
-        normalised = ((views - mean) / std).contiguous(memory_format=torch.channels_last)
-        representations: Tensor = self.module(normalised)
-        return representations.flatten(1).float()
-
-
 def load_checkpoint(
     path: Path,
     *,
@@ -102,13 +42,24 @@ def load_checkpoint(
     input_size: int | None = None,
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
+    method: str | None = None,
+    representation: str = "auto",
     device: str = "cpu",
 ) -> Encoder:
     """Converts and loads an untrusted checkpoint file; see :func:`load_encoder` and ``convert_checkpoint``."""
     with tempfile.TemporaryDirectory(prefix="sslmem-") as folder:
         plain = Path(folder) / "encoder.safetensors"
         convert_checkpoint(path, plain)
-        return load_encoder(plain, architecture=architecture, input_size=input_size, mean=mean, std=std, device=device)
+        return load_encoder(
+            plain,
+            architecture=architecture,
+            input_size=input_size,
+            mean=mean,
+            std=std,
+            method=method,
+            representation=representation,
+            device=device,
+        )
 
 
 def load_encoder(
@@ -118,6 +69,8 @@ def load_encoder(
     input_size: int | None = None,
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
+    method: str | None = None,
+    representation: str = "auto",
     device: str = "cpu",
 ) -> Encoder:
     """Loads an encoder from a plain safetensors file, strictly.
@@ -128,6 +81,8 @@ def load_encoder(
         input_size: side of the views in pixels; None takes what the weights or the architecture tell.
         mean: normalisation of the input in [0, 1].
         std: likewise.
+        method: how the encoder was trained, such as simclr or mae, which decides the tensor measured by default.
+        representation: which tensor is measured; see ``sslmem.encoders.represent``. ``auto`` is the default one.
         device: where the encoder goes.
 
     Raises:
@@ -135,6 +90,7 @@ def load_encoder(
         StateDictMismatch: an entry is missing, left over or of another shape.
         AmbiguousCheckpoint: the file holds several complete encoders of the architecture.
         UnreadableCheckpoint: the file is no safetensors file.
+        SpecError: the encoder has no such tensor as ``representation`` asks for.
     """
     try:
         entries = load_file(path)
@@ -149,8 +105,22 @@ def load_encoder(
     module, size, notes = architectures.build(architecture, _without(hint, shapes), input_size)
     report = _load_strictly(module, entries, architecture, notes)
     module.eval().requires_grad_(requires_grad=False)
+    digest = _digest(module)
     module.to(device).to(memory_format=torch.channels_last)
-    return Encoder(module, size, mean, std, _digest(module), report)
+    default = represent.default_representation(module, method)
+    chosen = default if representation == "auto" else representation
+    dropped = {name: entries[name] for name in report.dropped}
+    head = represent.build_head(dropped, module, size, device) if chosen == "head" else None
+    report = report.model_copy(
+        update={
+            "method": method,
+            "default_representation": default,
+            "representation": chosen,
+            "head": head[1] if head else None,
+        }
+    )
+    extract = represent.extractor(module, chosen, head[0] if head else None)
+    return Encoder(module, size, mean, std, digest, report, extract)
 
 
 def _without(prefix: str, entries: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:

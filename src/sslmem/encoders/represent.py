@@ -132,14 +132,18 @@ def _capture(module: nn.Module, name: str) -> Extract:
     return run
 
 
-def build_head(entries: Mapping[str, Tensor], width: int) -> tuple[nn.Sequential, str] | None:
-    """Builds a projection head out of the entries of one, if it is a plain MLP on ``width`` inputs.
+def build_head(
+    entries: Mapping[str, Tensor], module: nn.Module, input_size: int, device: str
+) -> tuple[nn.Sequential, str] | None:
+    """Builds a projection head out of the entries of one, if it is a plain MLP on the encoder's output.
 
     Linear layers follow each other, each but the last with a batch norm after it where there is one, and a ReLU.
 
     Args:
         entries: of the checkpoint that do not belong to the encoder.
-        width: of the encoder's output.
+        module: the encoder.
+        input_size: of its views.
+        device: where it is.
 
     Returns:
         The head in eval mode, and its name; None where there is no such head, or more than one.
@@ -149,7 +153,12 @@ def build_head(entries: Mapping[str, Tensor], width: int) -> tuple[nn.Sequential
         parent, _, layer = name.rpartition(".")[0].rpartition(".")
         if layer.isdecimal():
             heads.setdefault(parent, []).append(layer)
-    found = [(head, name) for name, layers in heads.items() if (head := _mlp(entries, name, layers, width)) is not None]
+    if not heads:
+        return None
+    with torch.inference_mode():
+        width = module(torch.zeros(1, 3, input_size, input_size, device=device)).flatten(1).shape[1]
+    built = ((_mlp(entries, name, layers, width), name) for name, layers in heads.items())
+    found = [(head.to(device), name) for head, name in built if head is not None]
     return found[0] if len(found) == 1 else None
 
 

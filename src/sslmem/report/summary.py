@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from sslmem.conditions import Conditions
 from sslmem.report import statistics
-from sslmem.report.rows import ScoreRow
+from sslmem.report.rows import Scales, ScoreRow
 from sslmem.report.statistics import Interval
 from sslmem.roles import ROLES
 from sslmem.spec import ScoreSpec
@@ -58,6 +59,20 @@ class Null(_Frozen):
 
     mean: float
     standard_deviation: float
+
+
+class CompatSummary(_Frozen):
+    """Scores by a published convention: divided by the range (largest minus smallest) over all scored samples.
+
+    Attributes:
+        name: of the convention.
+        divisor: that range.
+        mean_scores: by role.
+    """
+
+    name: str
+    divisor: float
+    mean_scores: dict[str, float]
 
 
 class Finding(_Frozen):
@@ -110,21 +125,31 @@ class Summary(_Frozen):
     roles: list[RoleSummary]
     contrasts: list[Contrast]
     null: Null | None
+    compat: CompatSummary | None = None
     finding: Finding
     extremes_of: Literal["candidate"] | None
     most_memorized: list[ScoredSample]
     least_memorized: list[ScoredSample]
     skipped: list[SkippedSample]
     histogram: Histogram
+    conditions: list[Conditions] = []
 
     @property
-    def null_scale(self) -> tuple[float, float] | None:
-        """Mean and standard deviation of the null, for z."""
-        return None if self.null is None else (self.null.mean, self.null.standard_deviation)
+    def scales(self) -> Scales:
+        """What single scores are set in relation to."""
+        return Scales(
+            null=None if self.null is None else (self.null.mean, self.null.standard_deviation),
+            compat_range=None if self.compat is None else self.compat.divisor,
+        )
 
 
 def summarize(
-    rows: Iterable[ScoreRow], spec: ScoreSpec, *, target_digests: Sequence[str], reference_digests: Sequence[str]
+    rows: Iterable[ScoreRow],
+    spec: ScoreSpec,
+    *,
+    target_digests: Sequence[str],
+    reference_digests: Sequence[str],
+    conditions: Iterable[Conditions] = (),
 ) -> Summary:
     """Aggregates the rows of an audit.
 
@@ -133,6 +158,7 @@ def summarize(
         spec: how they were measured.
         target_digests: digests of the targets' loaded weights.
         reference_digests: of the references'.
+        conditions: under which parts of them were computed.
     """
     rows = list(rows)
     by_role: dict[str, list[ScoreRow]] = {}
@@ -172,6 +198,8 @@ def summarize(
             for row in skipped[:NUM_SKIPPED_SHOWN]
         ],
         histogram=_histogram(scores),
+        compat=_compat(spec, scores),
+        conditions=sorted(set(conditions), key=str),
     )
 
 
@@ -204,6 +232,14 @@ def _contrast(role: str, scores: dict[str, Floats]) -> Contrast | None:
         difference=statistics.welch_interval(ours, external),
         auc=statistics.auc_interval(ours, external),
     )
+
+
+def _compat(spec: ScoreSpec, scores: dict[str, Floats]) -> CompatSummary | None:
+    everything = np.concatenate([*scores.values(), np.empty(0)])
+    if spec.compat is None or len(everything) == 0 or (divisor := float(np.ptp(everything))) == 0:
+        return None
+    means = {role: float(values.mean()) / divisor for role, values in scores.items() if len(values)}
+    return CompatSummary(name=spec.compat, divisor=divisor, mean_scores=means)
 
 
 def _finding(scores: dict[str, Floats], contrasts: Sequence[Contrast]) -> Finding:

@@ -21,6 +21,7 @@ from sslmem.views.resample import resized_crops
 
 Image = NDArray[np.uint8]  # [H, W, 3]
 Floats = NDArray[np.float64]
+Numbers = Callable[[int, Sequence[str], range, int], Floats]
 _JITTER = (color.adjust_brightness, color.adjust_contrast, color.adjust_saturation, color.adjust_hue)
 
 
@@ -33,6 +34,7 @@ def make_views(
     seed: int,
     views: range,
     device: torch.device,
+    numbers: Numbers = uniforms,
 ) -> Tensor:
     """Makes the views with the given indices of each image.
 
@@ -44,14 +46,14 @@ def make_views(
         seed: of the audit.
         views: the V view indices wanted.
         device: where the views are made and stay.
+        numbers: where random numbers in (0, 1) come from: (seed, keys, views, count) to ``[N, V, count]``.
 
     Returns:
         float32 ``[N, V, 3, size, size]`` in [0, 1].
     """
     steps = list(recipe.sized(size).steps)
     needed = [numbers_needed(step) for step in steps]
-    numbers = uniforms(seed, keys, views, sum(needed))  # [N, V, sum]
-    drawn = np.split(numbers, np.cumsum(needed)[:-1], axis=-1)
+    drawn = np.split(numbers(seed, keys, views, sum(needed)), np.cumsum(needed)[:-1], axis=-1)
     crop = next((i for i, step in enumerate(steps) if isinstance(step, r.RandomResizedCrop)), None)
 
     if crop is None:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from sslmem.datasets.image import sample_key
 from sslmem.datasets.source import open_dataset
-from sslmem.encoders.load import Encoder
+from sslmem.encoders.encoder import Encoder
 from sslmem.errors import DeviceUnavailable, SpecError
-from sslmem.scoring import Sample, SampleScore, default_batch_size, pick_device, read_samples, score
+from sslmem.scoring import FOR_PRECISION, Sample, SampleScore, default_batch_size, pick_device, read_samples, score
 from sslmem.spec import ScoreSpec
 from tests.unit.builders import Function, encoded, encoder_of, noise, sample, scene, small_encoder, small_module
 
@@ -265,16 +265,17 @@ def test_sample_that_does_not_fit_alone_is_an_error() -> None:
         batch_sizes(4, 7)
 
 
-def test_samples_are_read_no_further_than_the_batch() -> None:
+def test_samples_are_read_ahead_by_a_bounded_number() -> None:
     read = []
 
     def reading() -> Iterator[Sample]:
-        for one in SAMPLES:
-            read.append(one.name)
-            yield one
+        for i in range(500):
+            read.append(i)
+            yield SAMPLES[i % len(SAMPLES)]
 
-    next(score([TARGET], [REFERENCE], reading(), SPEC, device=CPU, batch_size=2))
-    assert read == ["0.png", "1.png"]
+    batches = score([TARGET], [REFERENCE], reading(), SPEC, device=CPU, batch_size=2)
+    for i, _ in zip(range(20), batches, strict=False):
+        assert len(read) <= 2 * (i + 2) + 2 * FOR_PRECISION
 
 
 # Devices

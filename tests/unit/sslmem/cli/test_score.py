@@ -193,7 +193,7 @@ def test_people_get_a_table_and_an_answer(scored: Run, material: Material) -> No
 def test_what_was_understood_of_the_checkpoints_is_said(scored: Run) -> None:
     outcome = scored()
     assert f"target.safetensors: {ARCHITECTURE}, " in outcome.err
-    assert "entries loaded; input 32 px, mean (0.485, 0.456, 0.406)" in outcome.err
+    assert "entries loaded; measured: pooled; input 32 px, mean (0.485, 0.456, 0.406)" in outcome.err
 
 
 def test_report_is_written_too(scored: Run, material: Material, tmp_path: Path) -> None:

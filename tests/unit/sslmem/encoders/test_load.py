@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sslmem.encoders.architectures import small_stem_resnet
-from sslmem.encoders.load import HEADS, Encoder, load_checkpoint, load_encoder, probe
+from sslmem.encoders.encoder import Encoder
+from sslmem.encoders.load import HEADS, load_checkpoint, load_encoder, probe
 from sslmem.errors import (
     AmbiguousCheckpoint,
     CheckpointError,

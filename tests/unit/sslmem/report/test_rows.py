@@ -1,16 +1,18 @@
 """The table of scores and its Parquet form."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sslmem.report.rows import COLUMNS, SCHEMA, score_table, values_of, write_parquet
+from sslmem.report.rows import COLUMNS, CSV_COLUMNS, NOTHING, SCHEMA, Scales, score_table, values_of, write_parquet
 from tests.unit.builders import row
 
 ROWS = [row("b.png", "candidate", 0.5), row("a.png", None, -0.25), row("ä/c.png", "external", None)]
-NULL = (0.1, 0.2)
+NULL = Scales(null=(0.1, 0.2))
 
 
 def test_columns_are_those_that_readers_rely_on() -> None:
@@ -21,10 +23,28 @@ def test_columns_are_those_that_readers_rely_on() -> None:
         "score_bounded",
         "standard_error",
         "z",
+        "score_compat",
         "alignment_target",
         "alignment_reference",
+        "alignment_targets",
+        "alignment_references",
+        "reference_spread",
+        "num_views",
+        "sample_key",
         "skipped",
     )
+
+
+def test_csv_has_the_columns_of_single_values() -> None:
+    assert set(COLUMNS) - set(CSV_COLUMNS) == {"alignment_targets", "alignment_references"}
+    assert [name for name in COLUMNS if name in CSV_COLUMNS] == list(CSV_COLUMNS)
+
+
+def test_distances_are_a_column_only_where_they_were_kept() -> None:
+    kept = replace(ROWS[0], distances=np.array([[0.5, 0.25], [1.0, 2.0]], dtype=np.float32))
+    table = score_table([kept, ROWS[1]], NOTHING)
+    assert table.column("distances").to_pylist() == [[[0.5, 0.25], [1.0, 2.0]], None]
+    assert "distances" not in score_table(ROWS, NOTHING).column_names
 
 
 def test_rows_keep_their_order_and_values() -> None:
@@ -43,7 +63,7 @@ def test_z_is_the_score_in_deviations_of_the_null() -> None:
 
 @pytest.mark.parametrize("null", [None, (0.1, 0.0)])
 def test_without_a_null_of_some_width_there_is_no_z(null: tuple[float, float] | None) -> None:
-    assert score_table(ROWS, null).column("z").to_pylist() == [None] * 3
+    assert score_table(ROWS, Scales(null=null)).column("z").to_pylist() == [None] * 3
 
 
 def test_values_come_in_the_order_of_the_columns() -> None:
@@ -54,7 +74,7 @@ def test_values_come_in_the_order_of_the_columns() -> None:
 
 
 def test_table_of_no_rows_has_the_columns() -> None:
-    assert score_table([], None).schema == SCHEMA
+    assert score_table([], NOTHING).schema == SCHEMA
 
 
 def test_parquet_file_reads_back_with_what_determined_it(tmp_path: Path) -> None:

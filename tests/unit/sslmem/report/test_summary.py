@@ -116,14 +116,14 @@ def test_contrast_needs_two_scored_samples_on_each_side() -> None:
 def test_null_is_that_of_the_externals() -> None:
     found = summary_of(MEMORIZED)
     scores = np.array([r.score for r in MEMORIZED if r.role == "external"], dtype=float)
-    assert found.null_scale == pytest.approx((scores.mean(), scores.std(ddof=1)))
+    assert found.scales.null == pytest.approx((scores.mean(), scores.std(ddof=1)))
 
 
 @pytest.mark.parametrize("externals", [[], [row("e", "external", 0.1)], [row("e", "external", None)] * 3])
 def test_without_two_externals_there_is_no_null(externals: list[ScoreRow]) -> None:
     found = summary_of([*drawn("candidate", 0.3), *externals])
     assert found.null is None
-    assert found.null_scale is None
+    assert found.scales.null is None
 
 
 # The finding

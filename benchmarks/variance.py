@@ -1,0 +1,169 @@
+"""How well few views do, on a really trained pair: ``python -m benchmarks.variance``.
+
+Trains the demo's pair (or takes the one that make demo left), then measures
+
+* the variance of a score over reseeded runs with independent view parameters, against scrambled Sobol sequences
+  (one scramble; two independent scrambles with all pairs, or with pairs across the two alone, which stay unbiased);
+* what a two-stage run finds of the top percent of a uniform run with 128 views.
+"""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from scipy.stats import qmc
+
+from demo.__main__ import COUNTS, EPOCHS, SEED, train_pair
+from demo.digits import Digit, read_digits, split_roles
+from demo.train import INPUT_SIZE, MEAN, RECIPE, STD
+from sslmem.alignment import alignment_distances, distance_between, unit
+from sslmem.cli.connection import home
+from sslmem.datasets.image import sample_key
+from sslmem.encoders.encoder import Encoder
+from sslmem.encoders.load import load_encoder
+from sslmem.views.make import Numbers, make_views, original_views
+from sslmem.views.philox import uniforms as independent
+
+CPU = torch.device("cpu")
+Floats = NDArray[np.float64]
+FULL_VIEWS = 128
+
+
+def sobol(scrambles: int) -> Numbers:
+    """View parameters from scrambled Sobol sequences, each sample's views split over so many of them."""
+
+    def uniforms(seed: int, keys: Sequence[str], views: range, count: int) -> Floats:
+        part = len(views) // scrambles
+        numbers = np.empty((len(keys), len(views), count))
+        for i, key in enumerate(keys):
+            for block in range(scrambles):
+                digest = hashlib.sha256(f"{seed} {key} {block}".encode()).digest()
+                generator = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+                numbers[i, block * part : (block + 1) * part] = qmc.Sobol(count, rng=generator).random(part)
+        return numbers.clip(1e-9, 1 - 1e-9)
+
+    return uniforms
+
+
+def represent(
+    encoder: Encoder, digits: Sequence[Digit], seed: int, num_views: int, numbers: Numbers = independent
+) -> torch.Tensor:
+    """Unit representations ``[N, V + 1, D]``; that of the image itself comes last."""
+    images, keys = [digit.pixels for digit in digits], [sample_key(digit.png) for digit in digits]
+    options = {"recipe": RECIPE, "size": INPUT_SIZE, "seed": seed, "device": CPU}
+    views = make_views(images, keys, views=range(num_views), numbers=numbers, **options)  # type: ignore[arg-type]
+    views = torch.cat([views, original_views(images, INPUT_SIZE, CPU)[:, None]], dim=1)
+    parts = [encoder.represent(part) for part in torch.split(views.flatten(0, 1), 64)]
+    return unit(torch.cat(parts).view(len(digits), num_views + 1, -1))
+
+
+def estimates(
+    pair: Sequence[Encoder], digits: Sequence[Digit], seed: int, num_views: int, numbers: Numbers
+) -> dict[str, Floats]:
+    """Scores ``[N]`` by each way of pairing."""
+    found: dict[str, list[Floats]] = {}
+    half = num_views // 2
+    for encoder in pair:
+        vectors = represent(encoder, digits, seed, num_views, numbers)
+        views, original = vectors[:, :-1], vectors[:, -1:]
+        across = distance_between(views[:, :half, None], views[:, None, half:], "l2").flatten(1)
+        pairs = alignment_distances(views, pairing="views", distance="l2", normalize=False)
+        with_original = distance_between(views, original, "l2")
+        for name, values in (("all pairs", pairs), ("across halves", across), ("original", with_original)):
+            found.setdefault(name, []).append(values.double().mean(dim=1).numpy())
+    return {name: reference - target for name, (target, reference) in found.items()}
+
+
+def low_discrepancy(pair: Sequence[Encoder], digits: Sequence[Digit], runs: int) -> list[dict[str, Any]]:
+    """Variance over reseeded runs, each as a ratio to that of independent views in the same run."""
+    rows = []
+    for num_views in (8, 16, 32):
+        variances: dict[tuple[str, str], float] = {}
+        for name, numbers in (("independent", independent), ("one scramble", sobol(1)), ("two scrambles", sobol(2))):
+            repeated = [estimates(pair, digits, seed, num_views, numbers) for seed in range(runs)]
+            for pairing in repeated[0]:
+                values = np.stack([run[pairing] for run in repeated])
+                variances[name, pairing] = float(values.var(axis=0, ddof=1).mean())
+        for name, pairing in (
+            ("one scramble", "all pairs"),
+            ("two scrambles", "all pairs"),
+            ("two scrambles", "across halves"),
+            ("one scramble", "original"),
+        ):
+            base = "original" if pairing == "original" else "all pairs"
+            gain = variances["independent", base] / variances[name, pairing]
+            rows.append({"views": num_views, "parameters": name, "pairing": pairing, "variance_ratio": gain})
+    return rows
+
+
+def two_stage(pair: Sequence[Encoder], digits: Sequence[Digit]) -> list[dict[str, Any]]:
+    """Recall of the top percent by first-stage views, share and weight of the standard error in the choice."""
+    first_views = (8, 10, 16)
+    found: dict[int, list[Floats]] = {views: [] for views in (*first_views, FULL_VIEWS)}
+    for start in track(range(0, len(digits), 16), description="two stages", transient=True):
+        part = digits[start : start + 16]
+        both = [represent(encoder, part, 0, FULL_VIEWS)[:, :-1] for encoder in pair]
+        for views, scores in found.items():
+            target, reference = (
+                alignment_distances(v[:, :views], pairing="views", distance="l2", normalize=False).double().mean(dim=1)
+                for v in both
+            )
+            scores.append((reference - target).numpy())
+    exact = np.concatenate(found[FULL_VIEWS])
+    top = set(np.argsort(-exact)[: round(0.01 * len(exact))])
+    rows = []
+    for views in first_views:
+        ranked = np.argsort(-np.concatenate(found[views]))
+        for share in (0.05, 0.1, 0.15):
+            chosen = set(ranked[: round(share * len(ranked))])
+            forwards = (views + share * FULL_VIEWS) / FULL_VIEWS
+            recall = len(top & chosen) / len(top)
+            rows.append({"first_views": views, "share": share, "forwards": forwards, "recall": recall})
+    return rows
+
+
+def measure(runs: int) -> dict[str, Any]:
+    """Trains or finds the pair and measures both."""
+    digits = read_digits()
+    roles = split_roles(digits, COUNTS, SEED)
+    folder = home() / "demo"
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoints = train_pair(digits, roles, folder, epochs=EPOCHS, null=False)
+    pair = [load_encoder(path, input_size=INPUT_SIZE, mean=(MEAN,) * 3, std=(STD,) * 3) for path in checkpoints]
+    with torch.inference_mode():
+        some = [d for d in digits if roles[d.path] == "candidate"][:20]
+        some += [d for d in digits if roles[d.path] == "external"][:20]
+        return {
+            "runs": runs,
+            "low_discrepancy": low_discrepancy(pair, some, runs),
+            "two_stage": two_stage(pair, digits),
+        }
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.variance", description=__doc__)
+    parser.add_argument("--runs", type=int, default=24, help="reseeded runs")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    arguments = parser.parse_args()
+    result = measure(arguments.runs)
+    for name in ("low_discrepancy", "two_stage"):
+        table = Table(*result[name][0], title=name)
+        for row in result[name]:
+            table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
+        Console().print(table)
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

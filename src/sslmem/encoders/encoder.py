@@ -1,0 +1,82 @@
+"""A frozen encoder: normalisation, network, and the tensor that is measured."""
+
+from dataclasses import dataclass
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from sslmem.conditions import Dtype
+from sslmem.encoders.represent import Extract
+
+
+class LoadReport(BaseModel):
+    """How a checkpoint's entries met the architecture's.
+
+    Attributes:
+        architecture: the name it was built by.
+        inferred: what was read off the weights rather than told, as sentences.
+        prefix: what was stripped from the start of the entries' names.
+        matched: number of entries loaded.
+        dropped: names of the entries of heads that were left out.
+        absent_counters: BatchNorm step counters missing in the file, which have no effect in eval mode.
+        method: how the encoder was trained, if that was said.
+        default_representation: which tensor is measured unless another is asked for.
+        representation: which tensor is measured; see ``sslmem.encoders.represent``.
+        head: the name of the projection head that the file holds, if it is a plain MLP.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    architecture: str
+    inferred: list[str]
+    prefix: str
+    matched: int
+    dropped: list[str]
+    absent_counters: int
+    method: str | None = None
+    default_representation: str = "pooled"
+    representation: str = "pooled"
+    head: str | None = None
+
+
+@dataclass
+class Encoder:
+    """A frozen encoder in eval mode.
+
+    Attributes:
+        module: the network; takes normalised views ``[M, 3, S, S]``.
+        input_size: S, in pixels.
+        mean: of the normalisation, per channel.
+        std: of the normalisation, per channel.
+        weights_digest: of the loaded tensors.
+        report: how they were loaded.
+        extract: from normalised views to the measured tensor ``[M, D]``; None is what the module returns, flattened.
+    """
+
+    module: nn.Module
+    input_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    weights_digest: str
+    report: LoadReport
+    extract: Extract | None = None
+
+    @torch.inference_mode()
+    def represent(self, views: Tensor, dtype: Dtype = "float32") -> Tensor:
+        """Representations of views.
+
+        Args:
+            views: float ``[M, 3, S, S]`` in [0, 1], on the encoder's device.
+            dtype: precision of the network's products; normalisation before and all after it is float32.
+
+        Returns:
+            float32 ``[M, D]``.
+        """
+        mean, std = (views.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
+        normalised = ((views - mean) / std).contiguous(memory_format=torch.channels_last)
+        extract = self.extract or self.module
+        if dtype == "float32":
+            return extract(normalised).flatten(1).float()
+        with torch.autocast(views.device.type, dtype=getattr(torch, dtype)):
+            return extract(normalised).flatten(1).float()

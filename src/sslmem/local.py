@@ -1,0 +1,100 @@
+"""Scores a dataset on this machine: what ``sslmem score`` and notebooks use."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from sslmem.datasets.source import Dataset
+from sslmem.encoders.encoder import Encoder
+from sslmem.refine import num_forwards, score_refined
+from sslmem.report.rows import ScoreRow
+from sslmem.report.summary import Summary, summarize
+from sslmem.roles import Role
+from sslmem.samples import read_samples
+from sslmem.scoring import SampleScore, Scorer
+from sslmem.spec import ScoreSpec
+
+
+@dataclass(frozen=True)
+class LocalScores:
+    """What a local run gives: a row per sample, in the order asked for, and their summary."""
+
+    rows: list[ScoreRow]
+    summary: Summary
+
+
+def as_row(score: SampleScore, role: str | None) -> ScoreRow:
+    """A score as a row of the table of scores."""
+    return ScoreRow(
+        sample=score.name,
+        role=role,
+        score=score.score,
+        score_bounded=score.score_bounded,
+        standard_error=score.standard_error,
+        alignment_target=score.alignment_target,
+        alignment_reference=score.alignment_reference,
+        skipped=score.skipped,
+        sample_key=score.key,
+        alignment_targets=score.alignment_targets,
+        alignment_references=score.alignment_references,
+        reference_spread=score.reference_spread,
+        num_views=score.num_views,
+        distances=score.distances,
+    )
+
+
+def score_dataset(
+    targets: Sequence[Encoder],
+    references: Sequence[Encoder],
+    dataset: Dataset,
+    spec: ScoreSpec,
+    *,
+    device: torch.device,
+    roles: Mapping[str, Role] | None = None,
+    batch_size: int | None = None,
+    keep_distances: bool = False,
+    advance: Callable[[float], None] = lambda _: None,
+) -> LocalScores:
+    """Scores the samples of a dataset.
+
+    Args:
+        targets: the encoders f under audit.
+        references: the encoders g.
+        dataset: where the images are.
+        spec: how.
+        device: where the encoders are.
+        roles: of the samples by path; only these are scored. None scores all, without a role.
+        batch_size: samples per batch; None chooses it.
+        keep_distances: whether rows carry the distances they are the mean of.
+        advance: called with the part of the work that is done, from 0 to 1.
+
+    Raises:
+        SpecError: the encoders do not go with the spec.
+        CollapsedEncoder: an encoder maps different images to one representation.
+    """
+    names = [sample.path for sample in dataset.samples if roles is None or sample.path in roles]
+    scorers: list[Scorer] = []
+
+    def scorer(stage: ScoreSpec) -> Scorer:
+        made = Scorer(targets, references, stage, device=device, batch_size=batch_size, keep_distances=keep_distances)
+        scorers.append(made)
+        return made
+
+    total, done = num_forwards(len(names), spec), 0
+    found: dict[str, ScoreRow] = {}
+    for batch in score_refined(scorer, spec, lambda chosen: read_samples(dataset, chosen), names):
+        for score in batch:
+            found[score.name] = as_row(score, roles[score.name] if roles is not None else None)
+        stage = spec.refine.views if spec.refine is not None and len(scorers) > 1 else spec.views
+        done += len(batch) * stage
+        advance(min(1.0, done / total))
+    rows = [found[name] for name in names]
+    summary = summarize(
+        rows,
+        spec,
+        target_digests=[encoder.weights_digest for encoder in targets],
+        reference_digests=[encoder.weights_digest for encoder in references],
+        conditions=[made.conditions for made in scorers],
+    )
+    return LocalScores(rows, summary)
