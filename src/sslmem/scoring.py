@@ -30,8 +30,7 @@ logger = logging.getLogger(__name__)
 CUDA_VIEWS_AT_224 = 1024
 # Two unit vectors nearer to each other than this are the same but for rounding.
 COLLAPSED = 1e-4
-MIN_FOR_COLLAPSE = 4  # different images, before an encoder is called collapsed
-FOR_COLLAPSE, FOR_PRECISION = 8, 32  # samples that a run looks at first
+FOR_COLLAPSE, FOR_PRECISION = 4, 32  # different images that a run looks at first
 
 
 @dataclass(frozen=True)
@@ -229,13 +228,13 @@ class Scorer:
     def _look(self, first: list[DecodedSample]) -> None:
         """Looks at the first samples: do the encoders tell images apart, and how low a precision is safe?"""
         different = list({sample.key: sample for sample in first}.values())
-        if len(different) < MIN_FOR_COLLAPSE:
+        if len(different) < FOR_COLLAPSE:
             return
         images, keys = [s.image for s in different if s.image is not None], [s.key for s in different]
         size = self._spec.input_size
         originals = original_views(images[:FOR_COLLAPSE], size, self._device)
         for encoder in (*self._targets, *self._references):
-            vectors = unit(torch.cat([encoder.represent(one) for one in torch.split(originals, 1)]))
+            vectors = unit(encoder.represent(originals))
             spread = float(torch.linalg.vector_norm(vectors[1:] - vectors[:1], dim=1).amax())
             if spread < COLLAPSED:  # false for NaN, which is reported sample by sample
                 raise CollapsedEncoder(
