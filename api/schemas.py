@@ -167,7 +167,10 @@ class AuditOut(BaseModel):
 
 
 class ScoreOut(BaseModel):
-    """One sample's scores; null with a reason in ``skipped`` when it could not be scored."""
+    """One sample's scores; null with a reason in ``skipped`` when it could not be scored.
+
+    ``z`` and ``score_compat`` relate it to the other samples: they are null until the audit has succeeded.
+    """
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -177,6 +180,8 @@ class ScoreOut(BaseModel):
     score: float | None
     score_bounded: float | None
     standard_error: float | None
+    z: float | None = None
+    score_compat: float | None = None
     alignment_target: float | None
     alignment_reference: float | None
     alignment_targets: list[float] | None

@@ -22,7 +22,7 @@ from service import audits, results
 from service.database import Session
 from sslmem.datasets.source import open_dataset
 from sslmem.report.html import render_report
-from sslmem.report.rows import CSV_COLUMNS, values_of
+from sslmem.report.rows import CSV_COLUMNS, Scales, values_of
 from sslmem.report.summary import Summary
 from sslmem.roles import Role
 
@@ -104,9 +104,11 @@ def list_scores(
     cursor: CursorParam = None,
 ) -> PageOut[ScoreOut]:
     """Lists the scores of an audit in pages, also while it runs."""
-    audits.get_audit(session, audit_id)
+    audit = audits.get_audit(session, audit_id)
+    scales = Scales() if audit.summary is None else results.summary_of(audit).scales
     page = results.page_of_scores(session, audit_id, sort=sort, role=role, limit=limit, cursor=cursor)
-    return PageOut(items=[ScoreOut.model_validate(row) for row in page.items], next_cursor=page.next_cursor)
+    items = [ScoreOut.model_validate(row).model_copy(update=scales.relate(row.score)) for row in page.items]
+    return PageOut(items=items, next_cursor=page.next_cursor)
 
 
 def _attachment(audit_id: uuid.UUID, suffix: str) -> dict[str, str]:

@@ -48,6 +48,15 @@ class Scales:
     null: tuple[float, float] | None = None
     compat_range: float | None = None
 
+    def relate(self, score: float | None) -> dict[str, float | None]:
+        """A score's ``z`` and ``score_compat``; None where there is nothing to relate it to."""
+        z = compat = None
+        if score is not None and self.null is not None and self.null[1] > 0:
+            z = (score - self.null[0]) / self.null[1]
+        if score is not None and self.compat_range:
+            compat = score / self.compat_range
+        return {"z": z, "score_compat": compat}
+
 
 NOTHING = Scales()
 
@@ -84,12 +93,7 @@ def values_of(row: ScoreRow, scales: Scales, columns: Sequence[str] = COLUMNS) -
     ``z`` is the score in standard deviations of the null; ``score_compat`` is the score divided by the range that a
     published convention divides by.
     """
-    derived: dict[str, float | None] = {"z": None, "score_compat": None}
-    if row.score is not None:
-        if scales.null is not None and scales.null[1] > 0:
-            derived["z"] = (row.score - scales.null[0]) / scales.null[1]
-        if scales.compat_range:
-            derived["score_compat"] = row.score / scales.compat_range
+    derived = scales.relate(row.score)
     return tuple(derived[name] if name in derived else getattr(row, name) for name in columns)
 
 
