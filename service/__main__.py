@@ -6,7 +6,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from sqlalchemy.exc import OperationalError
+from psycopg.errors import UndefinedTable
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from models.database import create_database_engine, session_factory
 from service.embedded.postgres import Postgres
@@ -42,9 +43,15 @@ def migrate(settings: Settings, _: argparse.Namespace) -> None:
 def token(settings: Settings, arguments: argparse.Namespace) -> None:
     """Creates an API token in the database at SSLMEM_DATABASE_URL and prints it, this once."""
     engine = create_database_engine(settings.require_database_url())
-    with session_factory(engine).begin() as session:
-        _say(create_token(session, arguments.name))
-    engine.dispose()
+    try:
+        with session_factory(engine).begin() as session:
+            _say(create_token(session, arguments.name))
+    except ProgrammingError as error:
+        if not isinstance(error.orig, UndefinedTable):
+            raise
+        raise ValueError("the database has no tables yet; run python -m service migrate first") from error
+    finally:
+        engine.dispose()
 
 
 def check_migrations(_: Settings, __: argparse.Namespace) -> None:

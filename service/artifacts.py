@@ -6,11 +6,13 @@ import hashlib
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from service.errors import ArtifactNotFound, DigestMismatch, InvalidRequest, StorageFull, UploadTooLarge
 
+ABANDONED_SECONDS = 24 * 3600
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -86,6 +88,13 @@ class ArtifactStore:
             yield artifact
         finally:
             artifact.close()
+
+    def discard_abandoned(self, seconds: float = ABANDONED_SECONDS) -> None:
+        """Removes what uploads left that were cut off by the end of their process, after so long without a byte."""
+        for file in (self.root / "incoming").glob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - file.stat().st_mtime > seconds:
+                    file.unlink()
 
     def put_file(self, path: Path) -> str:
         """Copies a file into the store and returns its digest."""

@@ -1,4 +1,4 @@
-"""``python -m worker.sweeper`` looks every few seconds for work that nobody has."""
+"""``python -m worker.sweeper`` looks every few seconds for work that nobody has, and for what was left lying."""
 
 import logging
 import signal
@@ -20,6 +20,7 @@ def run(context: Context, stop: threading.Event) -> None:
                 moved = sweep(session, context.queue, context.settings)
             if moved:
                 logger.info("%d rows freed, ended or announced again", moved)
+            context.store.discard_abandoned()
         except Exception:
             logger.exception("the sweep failed; trying again")
 

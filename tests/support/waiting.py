@@ -7,7 +7,7 @@ from typing import TypeVar
 Value = TypeVar("Value")
 
 
-def eventually(look: Callable[[], Value], seconds: float = 30.0, interval: float = 0.02) -> Value:
+def eventually(look: Callable[[], Value], seconds: float = 60.0, interval: float = 0.02) -> Value:
     """Looks until it sees something true, and returns that."""
     deadline = time.monotonic() + seconds
     while not (seen := look()):

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -128,3 +129,14 @@ def test_other_trouble_with_the_disk_is_not_hidden(store: ArtifactStore, monkeyp
     with pytest.raises(OSError, match="Input/output error"):
         put(store, b"abcd")
     assert files_in(store) == []
+
+
+def test_upload_cut_off_with_its_process_is_removed_in_the_end(store: ArtifactStore) -> None:
+    """Nobody is left to do it then."""
+    store.discard_abandoned()
+    kept = put(store, b"abcd")
+    with store.incoming(100) as fresh, store.incoming(100) as old:
+        os.utime(old.path, (0, 0))
+        store.discard_abandoned()
+        assert (fresh.path.exists(), old.path.exists()) == (True, False)
+    assert files_in(store) == [store.path(kept)]

@@ -151,7 +151,7 @@ def test_folder_is_refused(tmp_path: Path) -> None:
         b"<!doctype html><title>Sign in</title>",
         b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
         b"\x89PNG\r\n\x1a\n" + bytes(40),
-        gzip.compress(bytes(100)),
+        gzip.compress(bytes(100), mtime=0),
         bytes(1000),
         b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }          \n\x00\x00\x00\x00",
     ],

@@ -360,7 +360,7 @@ def test_files_with_flipped_bits_are_refused_or_read(
 ) -> None:
     generator = random.Random(seed)
     damaged = []
-    for flips in (1, 1, 2, 8) * 25:
+    for flips in (1, 1, 2, 8) * 15:
         content = bytearray(files[container])
         for _ in range(flips):
             content[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
