@@ -38,7 +38,7 @@ def read_roles(text: str) -> dict[str, Role]:
 
 def _read_roles(reader: "csv.DictReader[str]") -> dict[str, Role]:
     columns = [name.strip() for name in reader.fieldnames or []]
-    if not {"sample", "role"} <= set(columns):
+    if columns.count("sample") != 1 or columns.count("role") != 1:
         raise RolesError(f"expected a CSV with the columns sample,role; found the columns {columns}")
     reader.fieldnames = columns
     roles: dict[str, Role] = {}

@@ -118,3 +118,8 @@ def test_samples_that_the_dataset_lacks_are_refused_by_name() -> None:
 
 def test_dataset_may_hold_samples_without_a_role() -> None:
     match_roles({"a.png": "shared"}, {"a.png", "b.png"})
+
+
+def test_rejects_a_column_that_is_there_twice() -> None:
+    with pytest.raises(RolesError, match="found the columns"):
+        read_roles("sample,role,role\na.png,shared,external\n")
