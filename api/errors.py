@@ -90,6 +90,11 @@ def add_error_handlers(app: FastAPI) -> None:
         return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal-error", detail)
 
 
+def already(model: Any) -> dict[int | str, dict[str, Any]]:  # noqa: ANN401  a model or an annotation
+    """What a route's documentation says of asking again for what is there."""
+    return {HTTPStatus.OK: {"model": model, "description": "There already; this is it"}}
+
+
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """What a route's documentation says of its errors; 401, 422, 500 and 503 can come of any."""
     return {

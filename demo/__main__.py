@@ -1,6 +1,7 @@
 """``python -m demo``: trains a small pair of encoders on real images, audits them, and shows what was memorized."""
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -84,14 +85,22 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"The audit is kept: make run, then {Path(sys.executable).parent}/sslmem audits show {result['id']}")
 
 
+def interrupt(*_: object) -> None:
+    """Signal handler."""
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Parses the arguments; what is in the way is one line and status 2."""
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of the training of each encoder")
     parser.add_argument("--images", type=int, default=None, help="how many of the digits to use; all 1797")
     parser.add_argument("--null", action="store_true", help="audit a target that was never shown the candidates")
+    arguments = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGHUP):  # like Ctrl-C: the service that was started is stopped
+        signal.signal(number, interrupt)
     try:
-        run(parser.parse_args())
+        run(arguments)
     except (SslmemError, ServiceStartError, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
         sys.exit(EXIT_FAILED)

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from api.deps import AuthorizedRoute, ContextDep, SessionDep
-from api.errors import problems
+from api.errors import already, problems
 from api.paging import CursorParam, LimitParam, page_of
 from api.polling import WaitParam, poll
 from api.render import dataset_out, role_set_out
@@ -22,7 +22,9 @@ router = APIRouter(prefix="/v1/datasets", tags=["datasets"], route_class=Authori
 NameParam = Annotated[Name, Query()]
 
 
-@router.put("", status_code=201, responses=problems(400, 413), openapi_extra=raw_body("application/zip"))
+@router.put(
+    "", status_code=201, responses=already(DatasetOut) | problems(400, 413), openapi_extra=raw_body("application/zip")
+)
 async def upload_dataset(
     request: Request, response: Response, context: ContextDep, name: NameParam = "dataset"
 ) -> DatasetOut:
@@ -32,7 +34,7 @@ async def upload_dataset(
     return await run_in_threadpool(_register, context, body, response)
 
 
-@router.post("", status_code=201, responses=problems(400, 404))
+@router.post("", status_code=201, responses=already(DatasetOut) | problems(400, 404))
 def register_dataset(body: DatasetBody, response: Response, context: ContextDep) -> DatasetOut:
     """Registers a dataset whose archive the service holds already."""
     return _register(context, body, response)
@@ -75,7 +77,10 @@ def delete_dataset(dataset_id: uuid.UUID, context: ContextDep) -> None:
 
 
 @router.put(
-    "/{dataset_id}/roles", status_code=201, responses=problems(400, 404, 409, 413), openapi_extra=raw_body("text/csv")
+    "/{dataset_id}/roles",
+    status_code=201,
+    responses=already(RoleSetOut) | problems(400, 404, 409, 413),
+    openapi_extra=raw_body("text/csv"),
 )
 async def register_roles(
     dataset_id: uuid.UUID, request: Request, response: Response, context: ContextDep, name: NameParam = "roles"

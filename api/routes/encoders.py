@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from api.deps import AuthorizedRoute, ContextDep, SessionDep
-from api.errors import problems
+from api.errors import already, problems
 from api.paging import CursorParam, LimitParam, page_of
 from api.polling import WaitParam, poll
 from api.render import encoder_out
@@ -24,7 +24,12 @@ router = APIRouter(prefix="/v1/encoders", tags=["encoders"], route_class=Authori
 ChannelsParam = Annotated[str | None, Query(description="Three numbers for red, green, blue, such as 0.5,0.5,0.5.")]
 
 
-@router.put("", status_code=201, responses=problems(400, 413), openapi_extra=raw_body("application/octet-stream"))
+@router.put(
+    "",
+    status_code=201,
+    responses=already(EncoderOut) | problems(400, 413),
+    openapi_extra=raw_body("application/octet-stream"),
+)
 async def upload_encoder(
     request: Request,
     response: Response,
@@ -54,7 +59,7 @@ async def upload_encoder(
     return await run_in_threadpool(_register, context, body, response)
 
 
-@router.post("", status_code=201, responses=problems(400, 404))
+@router.post("", status_code=201, responses=already(EncoderOut) | problems(400, 404))
 def register_encoder(body: EncoderBody, response: Response, context: ContextDep) -> EncoderOut:
     """Registers an encoder whose file the service holds already; ask with `HEAD /v1/artifacts/{digest}`."""
     return _register(context, body, response)

@@ -57,6 +57,11 @@ def merge_scores(parts: Sequence[StoredScores]) -> LocalScores:
             raise IncompatibleScores(f"{first.name} and {part.name} were measured by different score specs")
         if part.summary.target_digests != first.summary.target_digests:
             raise IncompatibleScores(f"{first.name} and {part.name} are of different targets")
+    if first.summary.spec.refine is not None and len(parts) > 1:
+        raise IncompatibleScores(
+            "runs in two stages do not merge: one run over all would choose other samples for its second stage; "
+            "score them again together, or in one stage"
+        )
     references = [part.summary.reference_digests for part in parts]
     alike = all(digests == references[0] for digests in references)
     rows = _more_samples(parts) if alike else _more_references(parts)

@@ -65,7 +65,7 @@ class ScoreSpec(BaseModel):
         input_size: side of the square views in pixels.
         representation: which tensor is measured; see ``sslmem.encoders.represent``.
         precision: ``auto`` runs encoders in a lower precision where its error is far below the noise of views.
-        refine: a second stage with more views for the top and the doubtful.
+        refine: a second stage with more views for the highest scores.
         compat: a published convention, which fixes other fields; see ``COMPAT_FIELDS``.
     """
 

@@ -39,8 +39,8 @@ def service(house: House) -> Service:
 
 @pytest.fixture(scope="session")
 def many_images(tmp_path_factory: pytest.TempPathFactory) -> Material:
-    """Enough for an audit of ten chunks."""
-    return materials.make_images(tmp_path_factory.mktemp("many"), per_role=40)
+    """Enough for an audit of six chunks."""
+    return materials.make_images(tmp_path_factory.mktemp("many"), per_role=24)
 
 
 @pytest.fixture(scope="module")

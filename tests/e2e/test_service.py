@@ -77,14 +77,14 @@ def test_audit_survives_the_sudden_death_of(
 ) -> None:
     audit_id = in_the_middle(service, uploaded)
     process = service.program("worker").children()[0] if victim == "child" else service.program(victim)
+    below = process.children(recursive=True)
     process.send_signal(signal.SIGKILL)
-    eventually(lambda: gone(process))
+    eventually(lambda: all(map(gone, [process, *below])))
     audit = ended(service, audit_id)
     assert (audit["state"], audit["failure"]) == ("succeeded", None)
     assert scored_samples(service, audit_id) == sorted(many_images.paths)
     if victim != "child":
-        revived = eventually(lambda: service.program(victim))
-        assert revived.pid != process.pid
+        eventually(lambda: service.pid(victim) != process.pid)
         assert f"{victim} ended (signal SIGKILL); starting it again" in "\n".join(service.lines)
 
 
@@ -123,7 +123,7 @@ def test_sigterm_stops_everything_in_order_and_loses_nothing(
     assert not any("token" in line for line in again.lines)
     assert ended(again, audit_id)["state"] == "succeeded"
     assert scored_samples(again, audit_id) == sorted(many_images.paths)
-    assert attempts_of(again, audit_id) == [1] * 10, "the running chunk was handed back, not lost"
+    assert attempts_of(again, audit_id) == [1] * 6, "the running chunk was handed back, not lost"
 
 
 def test_killed_service_leaves_nothing_running_and_starts_again_on_its_data(
@@ -142,7 +142,7 @@ def test_killed_service_leaves_nothing_running_and_starts_again_on_its_data(
 
 def test_nothing_was_logged_as_a_mistake_of_our_own(service: Service, uploaded: Uploaded) -> None:
     """What the deaths above left in the logs are lost connections."""
-    assert uploaded.num_samples == 160
+    assert uploaded.num_samples == 96
     for name, log in service.logs().items():
         for mistake in ("TypeError", "AttributeError", "IntegrityError", "DataError", "ProgrammingError", "KeyError"):
             assert mistake not in log, name

@@ -76,7 +76,12 @@ class Service:
 
     def program(self, name: str) -> psutil.Process:
         """One of the processes by its name, as it is now."""
-        return psutil.Process(json.loads((self.home / "processes.json").read_text())[name][0])
+        return psutil.Process(self.pid(name))
+
+    def pid(self, name: str) -> int:
+        """The number of a process, or what it was, while it is started again."""
+        noted: dict[str, list[int]] = json.loads((self.home / "processes.json").read_text())
+        return noted[name][0]
 
     def below(self) -> list[psutil.Process]:
         """All processes below, and theirs."""

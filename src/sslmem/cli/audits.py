@@ -1,6 +1,7 @@
 """``sslmem audits``: request, follow, show, cancel and delete audits."""
 
 import json as jsonlib
+import time
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
@@ -13,6 +14,8 @@ from sslmem.cli.tables import print_resources, print_summary
 from sslmem.client.http import Client
 from sslmem.errors import RequestRefused
 from sslmem.spec import Compat, Distance, Pairing, Precision
+
+SAY_SECONDS = 10  # between lines of progress where there is no terminal for a bar
 
 app = typer.Typer(no_args_is_help=True, help="Request, follow, show, cancel and delete audits.")
 
@@ -147,7 +150,7 @@ def follow_audit(client: Client, audit_id: str) -> dict[str, Any]:
         RequestRefused: it failed or was cancelled; the message says why.
     """
     audit: dict[str, Any] = {}
-    reason = None
+    reason, said_at = None, time.monotonic()
     with samples_progress() as progress:
         task = progress.add_task("waiting", total=None)
         for audit in client.follow(audit_id):
@@ -158,6 +161,11 @@ def follow_audit(client: Client, audit_id: str) -> dict[str, Any]:
             if audit.get("reason") and audit["reason"] != reason:
                 reason = audit["reason"]
                 stderr.print(reason, highlight=False)
+            if not stderr.is_terminal and time.monotonic() - said_at > SAY_SECONDS:
+                said_at = time.monotonic()
+                stderr.print(
+                    f"{audit['state']}: {done['samples_done']} of {done['samples_total']} samples", highlight=False
+                )
     if audit["state"] != "succeeded":
         failure = audit.get("failure") or {"code": audit["state"], "detail": f"the audit was {audit['state']}"}
         raise RequestRefused(f"audit {audit_id}: {failure['detail']} [{failure['code']}]")

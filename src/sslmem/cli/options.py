@@ -68,12 +68,13 @@ def samples_progress() -> Progress:
 
 
 def part_progress() -> Progress:
-    """A bar of what part is done, on standard error, gone when done."""
+    """A bar of what part is done, on standard error if that is a terminal, gone when done."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeRemainingColumn(),
         console=stderr,
         transient=True,
+        disable=not stderr.is_terminal,
     )

@@ -1,5 +1,7 @@
 """``sslmem score``: the same science as the service, on this machine, without any server."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,7 +10,7 @@ from pydantic import ValidationError
 
 from sslmem.cli.options import automatic, load_recipe, part_progress, stderr, three_numbers
 from sslmem.cli.tables import print_summary
-from sslmem.errors import RolesError, SpecError
+from sslmem.errors import RolesError, SpecError, SslmemError
 from sslmem.roles import Role, match_roles, read_roles
 from sslmem.spec import Compat, Distance, Pairing, Precision, ScoreSpec
 
@@ -36,7 +38,7 @@ def score(
     recipe: Annotated[str | None, typer.Option(help="Name or YAML file of the augmentations; simclr.")] = None,
     seed: Annotated[int, typer.Option(help="Of the views.")] = 0,
     compat: Annotated[Compat | None, typer.Option(help="A published convention, which fixes options.")] = None,
-    refine_views: Annotated[int | None, typer.Option(help="Of a second stage, for the top and doubtful.")] = None,
+    refine_views: Annotated[int | None, typer.Option(help="Of a second stage, for the highest scores.")] = None,
     refine_share: Annotated[float | None, typer.Option(help="Of the samples, to score again; 0.15.")] = None,
     precision: Annotated[Precision, typer.Option(help="auto: lower where that is safe.")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -84,18 +86,19 @@ def score(
         fixed = "representation" in fields or compat == "official-code"
 
         def load(path: Path) -> "Encoder":
-            encoder = load_checkpoint(
-                path,
-                architecture=architecture,
-                input_size=size,
-                mean=pixels_mean,
-                std=pixels_std,
-                method=method,
-                representation=wanted.representation if fixed else "auto",
-                device=str(chosen),
-            )
+            with _naming(path):
+                encoder = load_checkpoint(
+                    path,
+                    architecture=architecture,
+                    input_size=size,
+                    mean=pixels_mean,
+                    std=pixels_std,
+                    method=method,
+                    representation=wanted.representation if fixed else "auto",
+                    device=str(chosen),
+                )
+                probe(encoder)
             _announce(path, encoder)
-            probe(encoder)
             return encoder
 
         targets, references = [load(path) for path in target], [load(path) for path in reference]
@@ -127,6 +130,17 @@ def score(
     else:
         print_summary(summary.model_dump(mode="json"))
     stderr.print(f"scores: {out}" + (f"  report: {report}" if report else ""), highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Makes errors say which of several files they are about."""
+    try:
+        yield
+    except SslmemError as error:
+        if path.name in error.detail:
+            raise
+        raise type(error)(f"{path.name}: {error.detail}") from error
 
 
 def _refine(views: int | None, share: float | None) -> dict[str, Any] | None:

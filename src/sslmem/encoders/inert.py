@@ -257,7 +257,8 @@ def state_dict(root: object) -> tuple[str, dict[str, TensorRef], list[str]]:
         raise Refused(
             "checkpoint-unreadable",
             "expected a state dict, bare or under the key state_dict; found a mapping with the keys "
-            + ", ".join(sorted(str(key)[:60] for key in list(root)[:12])),
+            + ", ".join(sorted(str(key)[:60] for key in list(root)[:12]))
+            + "; save the state dict among them alone",
         )
     return place, tensors, sorted(one_line(str(k)) for k in entries if k not in tensors)
 

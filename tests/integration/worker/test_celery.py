@@ -1,7 +1,6 @@
 """A real worker process: Celery with its child, on the real servers."""
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -146,19 +145,3 @@ def test_worker_stops_while_its_broker_is_away(broken: Context, own_redis: OwnRe
     own_redis.kill()
     eventually(lambda: "Connection" in worker.log.read_text(errors="replace"))
     assert worker.stop() == 0
-
-
-def test_child_that_is_killed_is_replaced(broken: Context, worker: Worker) -> None:
-    eventually(lambda: alive(broken))
-    (child,) = eventually(lambda: psutil.Process(worker.process.pid).children())
-    child.send_signal(signal.SIGKILL)
-    assert works(broken)
-    assert worker.process.poll() is None
-
-
-def test_child_ends_with_its_parent(broken: Context, worker: Worker) -> None:
-    assert works(broken)
-    (child,) = psutil.Process(worker.process.pid).children()
-    worker.process.kill()
-    worker.process.wait()
-    eventually(lambda: gone(child))
