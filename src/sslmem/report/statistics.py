@@ -1,4 +1,4 @@
-"""Means, differences and areas under the curve of scores, with 95 % intervals over samples."""
+"""Means, differences and areas under the curve of scores, with confidence intervals over samples."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,11 +8,10 @@ from scipy.stats import rankdata
 
 Floats = NDArray[np.float64]
 CONFIDENCE = 0.95
-_TAIL = (1 + CONFIDENCE) / 2
 
 
 class Interval(BaseModel):
-    """An estimate with the ends of its 95 % confidence interval."""
+    """An estimate with the ends of its confidence interval, 95 % where nothing else is said."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -31,18 +30,30 @@ def standard_error(values: Floats) -> float | None:
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
 
 
-def welch_interval(a: Floats, b: Floats) -> Interval:
+def mean_interval(values: Floats, confidence: float = CONFIDENCE) -> Interval:
+    """Mean of a sample ``[n]``, n >= 2, with Student's interval."""
+    centre, error = float(values.mean()), standard_error(values) or 0.0
+    half = float(stdtrit(len(values) - 1, (1 + confidence) / 2)) * error
+    return Interval(estimate=centre, low=centre - half, high=centre + half)
+
+
+def welch_interval(a: Floats, b: Floats, confidence: float = CONFIDENCE) -> Interval:
     """Difference of means of two samples ``[n]`` and ``[m]`` of unequal variances (Welch 1947), n, m >= 2."""
     difference = float(a.mean() - b.mean())
     va, vb = float(a.var(ddof=1)) / len(a), float(b.var(ddof=1)) / len(b)
     if va + vb == 0:
         return Interval(estimate=difference, low=difference, high=difference)
-    degrees = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1))
-    half = float(stdtrit(degrees, _TAIL)) * float(np.sqrt(va + vb))
+    degrees = degrees_of_freedom((va, len(a) - 1), (vb, len(b) - 1))
+    half = float(stdtrit(degrees, (1 + confidence) / 2)) * float(np.sqrt(va + vb))
     return Interval(estimate=difference, low=difference - half, high=difference + half)
 
 
-def auc_interval(positives: Floats, negatives: Floats) -> Interval:
+def degrees_of_freedom(*parts: tuple[float, int]) -> float:
+    """Of a sum of independent variance estimates, each with its own (Satterthwaite 1946, Welch 1947)."""
+    return float(sum(v for v, _ in parts) ** 2 / sum(v**2 / degrees for v, degrees in parts if degrees > 0))
+
+
+def auc_interval(positives: Floats, negatives: Floats, confidence: float = CONFIDENCE) -> Interval:
     """P(positive > negative) + P(equal) / 2 for samples ``[n]`` and ``[m]``, n, m >= 2.
 
     The variance is DeLong's (1988); the interval is Wilson's with the number of observations that this variance
@@ -56,7 +67,7 @@ def auc_interval(positives: Floats, negatives: Floats) -> Interval:
     area = float(above.mean())
     variance = float(above.var(ddof=1)) / n + float(below.var(ddof=1)) / m
     effective = area * (1 - area) / variance if variance > 0 and 0 < area < 1 else float(min(n, m))
-    z2 = float(ndtri(_TAIL)) ** 2
+    z2 = float(ndtri((1 + confidence) / 2)) ** 2
     centre = (area + z2 / (2 * effective)) / (1 + z2 / effective)
     half = np.sqrt(z2 * (area * (1 - area) / effective + z2 / (4 * effective**2))) / (1 + z2 / effective)
     return Interval(estimate=area, low=max(0.0, centre - half), high=min(1.0, centre + half))

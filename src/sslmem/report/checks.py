@@ -1,0 +1,240 @@
+"""What must hold before figures may decide a release; a check that fails, or cannot be made, leaves it undecided."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from sslmem.report.effects import welch_p_value
+from sslmem.report.rows import ScoreRow
+from sslmem.report.summary import Summary
+from sslmem.report.twins import twins_of
+from sslmem.roles import ROLES
+
+# Below these the intervals no longer have the coverage they state (docs/statistics.md).
+MIN_SAMPLES = {"candidate": 20, "external": 50}
+MAX_SKIPPED = 0.05
+# Two encoders of one recipe differ by a few percent on images that neither was trained on (docs/statistics.md).
+MAX_ALIGNMENT_RATIO = 1.25
+MAX_RETRIEVAL_GAP = 0.15
+MIN_ALIGNMENT = 1e-3  # of unit vectors; what rounding alone makes is 1e-4
+MAX_UNIFORMITY = -0.01  # 0: all images in one point
+MIN_RETRIEVAL_OVER_CHANCE = 3.0
+CONTRADICTION = 0.001  # so rare by chance that something else must be the matter
+NUM_SHOWN = 3
+
+Status = Literal["ok", "failed", "unknown"]
+
+
+class Check(BaseModel):
+    """One validity check.
+
+    Attributes:
+        id: its name, stable.
+        status: ``unknown`` where what it needs was not given.
+        detail: what was expected, what was found.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    status: Status
+    detail: str
+
+
+class EncoderFigures(BaseModel):
+    """How good one encoder is on external images; see :mod:`sslmem.report.quality`.
+
+    Attributes:
+        alignment: mean squared distance between two views of an image, unit vectors.
+        uniformity: log of the mean of exp(-2 squared distance) over pairs of different images; 0 is collapse.
+        retrieval: share of views whose nearest neighbour among other views is one of the same image.
+        chance: what ``retrieval`` would be by chance.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    alignment: float
+    uniformity: float
+    retrieval: float
+    chance: float
+
+
+class EncoderQuality(BaseModel):
+    """Figures of all encoders of an audit, measured on the same external images."""
+
+    model_config = ConfigDict(frozen=True)
+
+    num_samples: int
+    targets: tuple[EncoderFigures, ...]
+    references: tuple[EncoderFigures, ...]
+
+
+def run_checks(
+    rows: Sequence[ScoreRow],
+    summary: Summary,
+    quality: EncoderQuality | None,
+    read_image: Callable[[str], bytes] | None,
+) -> list[Check]:
+    """Makes all checks, always the same ones in the same order."""
+    return [
+        _enough_samples(rows),
+        _few_skipped(rows),
+        _roles_apart(rows),
+        _no_twins(rows, read_image),
+        _reference_matches(rows, quality),
+        _not_collapsed(rows, summary, quality),
+        _encoders_plausible(rows, summary, quality),
+    ]
+
+
+def _enough_samples(rows: Sequence[ScoreRow]) -> Check:
+    found = Counter(row.role for row in rows if row.score is not None)
+    detail = "; ".join(f"{role}: expected at least {least}, found {found[role]}" for role, least in MIN_SAMPLES.items())
+    enough = all(found[role] >= least for role, least in MIN_SAMPLES.items())
+    return Check(id="enough-samples", status="ok" if enough else "failed", detail=f"scored samples: {detail}")
+
+
+def _few_skipped(rows: Sequence[ScoreRow]) -> Check:
+    parts, worst = [], 0.0
+    for role in ROLES:
+        ours = [row for row in rows if row.role == role]
+        skipped = sum(row.score is None for row in ours)
+        if skipped:
+            parts.append(f"{role}: {skipped} of {len(ours)}")
+            worst = max(worst, skipped / len(ours))
+    detail = f"expected at most {MAX_SKIPPED:.0%} of a role without a score; found {'; '.join(parts) or 'none'}"
+    return Check(id="skipped-samples", status="failed" if worst > MAX_SKIPPED else "ok", detail=detail)
+
+
+def _roles_apart(rows: Sequence[ScoreRow]) -> Check:
+    expected = "expected each image in one role"
+    roles: dict[str, set[str]] = {}
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        if row.sample_key is not None and row.role is not None and row.score is not None:
+            roles.setdefault(row.sample_key, set()).add(row.role)
+            names.setdefault(row.sample_key, []).append(row.sample)
+    if not roles:
+        return Check(id="roles-apart", status="unknown", detail=f"{expected}; the rows carry no sample keys or roles")
+    twice = [key for key, found in roles.items() if len(found) > 1]
+    shown = "; ".join(" = ".join(names[key][:2]) for key in twice[:NUM_SHOWN])
+    detail = f"{expected}; found {len(twice)} in several" + (f", first {shown}" if twice else "")
+    return Check(id="roles-apart", status="failed" if twice else "ok", detail=detail)
+
+
+def _no_twins(rows: Sequence[ScoreRow], read_image: Callable[[str], bytes] | None) -> Check:
+    expected = "expected no candidate to have a twin, whose training the score cannot tell from its own"
+    candidates = [row for row in rows if row.role == "candidate" and row.score is not None]
+    if any(row.sample_key is None for row in candidates):
+        return Check(id="no-twins", status="unknown", detail=f"{expected}; the rows carry no sample keys")
+    times = Counter(row.sample_key for row in rows if row.score is not None)
+    found = [row.sample for row in candidates if times[row.sample_key] > 1]
+    looked = "equal files only"
+    if read_image is not None:
+        others = [row.sample for row in rows if row.role not in ("candidate", None) and row.score is not None]
+        near = twins_of([row.sample for row in candidates], others, read_image)
+        found = sorted({*found, *(name for name, _ in near)})
+        looked = "equal files and near duplicates"
+    shown = f", first {', '.join(found[:NUM_SHOWN])}" if found else ""
+    detail = f"{expected}; {looked}: found {len(found)} of {len(candidates)}{shown}"
+    return Check(id="no-twins", status="failed" if found else "ok", detail=detail)
+
+
+def _alignments(rows: Sequence[ScoreRow]) -> tuple[float, float] | None:
+    """Mean alignment distances of targets and references on external images."""
+    found = [
+        (row.alignment_target, row.alignment_reference)
+        for row in rows
+        if row.role == "external" and row.alignment_target is not None and row.alignment_reference is not None
+    ]
+    if not found:
+        return None
+    target, reference = np.mean(found, axis=0).tolist()
+    return target, reference
+
+
+def _reference_matches(rows: Sequence[ScoreRow], quality: EncoderQuality | None) -> Check:
+    expected = f"expected target and reference to be alike on external images: alignment within {MAX_ALIGNMENT_RATIO}x"
+    alignments = _alignments(rows)
+    if alignments is None:
+        return Check(id="reference-matches", status="unknown", detail=f"{expected}; there are no external images")
+    target, reference = alignments
+    low, high = sorted(alignments)
+    alike = high <= MAX_ALIGNMENT_RATIO * low or high == 0
+    detail = f"{expected}; found {target:.4f} and {reference:.4f}"
+    if quality is None:
+        return Check(
+            id="reference-matches",
+            status="ok" if alike else "failed",
+            detail=f"{detail}; nearest neighbours not measured",
+        )
+    f, g = (float(np.mean([one.retrieval for one in part])) for part in (quality.targets, quality.references))
+    alike = alike and abs(f - g) <= MAX_RETRIEVAL_GAP
+    detail += f"; nearest neighbour of the same image within {MAX_RETRIEVAL_GAP}; found {f:.3f} and {g:.3f}"
+    return Check(id="reference-matches", status="ok" if alike else "failed", detail=detail)
+
+
+def _not_collapsed(rows: Sequence[ScoreRow], summary: Summary, quality: EncoderQuality | None) -> Check:
+    name = "not-collapsed"
+    expected = "expected encoders that tell images and views apart"
+    alignments, spec = _alignments(rows), summary.spec
+    if alignments is None:
+        return Check(id=name, status="unknown", detail=f"{expected}; there are no external images")
+    scaled = spec.normalize or spec.distance in ("cosine", "angular")
+    lowest = min(alignments)
+    if lowest <= (MIN_ALIGNMENT if scaled else 0.0):
+        return Check(id=name, status="failed", detail=f"{expected}; the mean alignment distance is {lowest:.2g}")
+    if quality is None and not scaled:
+        return Check(id=name, status="unknown", detail=f"{expected}; distances have no scale without unit vectors")
+    detail = f"{expected}; the mean alignment distances are {alignments[0]:.4f} and {alignments[1]:.4f}"
+    if quality is None:
+        return Check(id=name, status="ok", detail=detail)
+    worst = max(one.uniformity for one in (*quality.targets, *quality.references))
+    detail += f", uniformity at most {worst:.4f} (expected below {MAX_UNIFORMITY})"
+    return Check(id=name, status="ok" if worst < MAX_UNIFORMITY else "failed", detail=detail)
+
+
+def _encoders_plausible(rows: Sequence[ScoreRow], summary: Summary, quality: EncoderQuality | None) -> Check:
+    faults = _digest_faults(summary)
+    p = _p_value_of_contradiction(rows)
+    if p is not None and p < CONTRADICTION:
+        faults.append(
+            f"candidates score below external images (p = {p:.1g}), which training on them does not explain: "
+            "roles exchanged, or an encoder made to look clean"
+        )
+    for kind, figures in (("target", quality.targets), ("reference", quality.references)) if quality else ():
+        faults += [
+            f"a {kind} finds the same image among others no better than chance ({one.retrieval:.3f}): untrained?"
+            for one in figures
+            if one.retrieval < min(1.0, MIN_RETRIEVAL_OVER_CHANCE * one.chance)
+        ]
+    detail = "expected different, trained encoders whose scores agree with the roles; found "
+    return Check(
+        id="encoders-plausible",
+        status="failed" if faults else "ok",
+        detail=detail + ("; ".join(faults) or "nothing against it"),
+    )
+
+
+def _digest_faults(summary: Summary) -> list[str]:
+    targets, references = summary.target_digests, summary.reference_digests
+    faults = []
+    if set(targets) & set(references):
+        faults.append("a target that is also a reference")
+    if len(set(targets)) < len(targets) or len(set(references)) < len(references):
+        faults.append("the same encoder given twice")
+    return faults
+
+
+def _p_value_of_contradiction(rows: Sequence[ScoreRow]) -> float | None:
+    """One-sided p-value of candidates scoring below externals (Welch); None where it cannot be told."""
+    ours, null = (
+        np.array([row.score for row in rows if row.role == role and row.score is not None], dtype=np.float64)
+        for role in ("candidate", "external")
+    )
+    if len(ours) < 2 or len(null) < 2:
+        return None
+    return welch_p_value(null, ours)

@@ -1,0 +1,129 @@
+"""Where the uncertainty of the candidate excess comes from: views, samples, encoders; apart and together.
+
+The excess is linear in samples and in encoders: mean over candidates minus mean over externals of (mean over
+references minus mean over targets of the alignment distance). A hierarchical bootstrap draws encoders, samples
+within roles, or both, with replacement (Efron and Tibshirani 1993, chapter 8; for models and samples, Bouthillier
+et al. 2021, arXiv 2103.03098).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from scipy.special import stdtrit
+
+from sslmem.report.rows import ScoreRow
+from sslmem.report.statistics import Interval, degrees_of_freedom
+
+Floats = NDArray[np.float64]
+NUM_DRAWS = 2000
+
+
+class Uncertainty(BaseModel):
+    """Standard errors of the candidate excess.
+
+    Attributes:
+        views: from the choice of augmented views; None with too few views to tell.
+        samples: from the choice of images, without the part of views; None where ``views`` is.
+        views_and_samples: both, with the encoders held fixed: what ``candidate.excess`` uses.
+        models: from the choice of encoders, with the samples held fixed; None with one target and one reference.
+        combined: all of them; None where ``models`` is.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    views: float | None
+    samples: float | None
+    views_and_samples: float
+    models: float | None
+    combined: float | None
+
+
+def uncertainty_of(
+    candidates: Sequence[ScoreRow], externals: Sequence[ScoreRow], *, confidence: float, seed: int
+) -> tuple[Uncertainty, Interval | None]:
+    """Standard errors of the excess, and its interval over models and samples.
+
+    Args:
+        candidates: scored rows, at least 2.
+        externals: likewise.
+        confidence: two-sided level of the interval.
+        seed: of the bootstrap.
+
+    Returns:
+        The standard errors, and the interval; None where one target and one reference say nothing of others.
+    """
+    both = [np.array([row.score for row in rows], dtype=np.float64) for rows in (candidates, externals)]
+    parts = [(float(scores.var(ddof=1)) / len(scores), len(scores) - 1) for scores in both]
+    fixed = sum(variance for variance, _ in parts)
+    views = _variance_of_views(candidates, externals)
+    drawn = _bootstrap(candidates, externals, seed)
+    apart = {
+        "views": None if views is None else views**0.5,
+        "samples": None if views is None else max(0.0, fixed - views) ** 0.5,
+        "views_and_samples": fixed**0.5,
+    }
+    if drawn is None:
+        return Uncertainty(**apart, models=None, combined=None), None
+    variances, combined = drawn
+    uncertainty = Uncertainty(**apart, models=sum(v for v, _ in variances) ** 0.5, combined=combined**0.5)
+    excess = float(both[0].mean() - both[1].mean())
+    # Few encoders tell little of their own spread; Student's t with Satterthwaite's degrees of freedom says so.
+    half = 0.0
+    if combined > 0:
+        half = float(stdtrit(degrees_of_freedom(*parts, *variances), (1 + confidence) / 2)) * combined**0.5
+    return uncertainty, Interval(estimate=excess, low=excess - half, high=excess + half)
+
+
+def _variance_of_views(*roles: Sequence[ScoreRow]) -> float | None:
+    total = 0.0
+    for rows in roles:
+        errors = [row.standard_error for row in rows if row.standard_error is not None]
+        if len(errors) < len(rows):
+            return None
+        total += float(np.square(errors).sum()) / len(rows) ** 2
+    return total
+
+
+def _bootstrap(
+    candidates: Sequence[ScoreRow], externals: Sequence[ScoreRow], seed: int
+) -> tuple[list[tuple[float, int]], float] | None:
+    """Variances of the excess with their degrees of freedom over targets and references, and over everything.
+
+    A bootstrap over K encoders gives (K - 1) / K of their variance; deviations are scaled to undo that.
+    """
+    generator = np.random.default_rng(seed)
+    kinds = [_alignments(candidates, externals, name) for name in ("alignment_targets", "alignment_references")]
+    if any(kind is None for kind in kinds) or all(kind is not None and kind[0].shape[1] < 2 for kind in kinds):
+        return None
+    sizes = (len(candidates), len(externals))
+    picks = [
+        generator.multinomial(size, np.full(size, 1 / size), NUM_DRAWS) / size for size in sizes
+    ]  # how often each sample is drawn, the same for all encoders: [B, n]
+    variances: list[tuple[float, int]] = []
+    total = np.zeros(NUM_DRAWS)
+    for sign, kind in zip((-1, 1), kinds, strict=True):
+        assert kind is not None  # noqa: S101  checked above
+        num = kind[0].shape[1]
+        drawn = picks[0] @ kind[0] - picks[1] @ kind[1]  # excess of each encoder: [B, K]
+        whole = kind[0].mean(axis=0) - kind[1].mean(axis=0)  # [K]
+        if num == 1:
+            total += sign * drawn[:, 0]
+            continue
+        weights = generator.multinomial(num, np.full(num, 1 / num), NUM_DRAWS) / num
+        scale = (num / (num - 1)) ** 0.5
+        weights = 1 / num + scale * (weights - 1 / num)
+        variances.append((float((weights @ whole).var()), num - 1))
+        total += sign * (weights * drawn).sum(axis=1)
+    return variances, float(total.var())
+
+
+def _alignments(
+    candidates: Sequence[ScoreRow], externals: Sequence[ScoreRow], name: str
+) -> tuple[Floats, Floats] | None:
+    """Alignment distances ``[n, K]`` of candidates and ``[m, K]`` of externals; None where rows lack them."""
+    found = [[getattr(row, name) for row in rows] for rows in (candidates, externals)]
+    if any(one is None for rows in found for one in rows):
+        return None
+    return np.array(found[0], dtype=np.float64), np.array(found[1], dtype=np.float64)
