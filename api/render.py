@@ -92,6 +92,7 @@ def audit_out(
         links={
             "self": here,
             "summary": f"{here}/summary",
+            "evidence": f"{here}/evidence",
             "scores": f"{here}/scores",
             "report": f"{here}/report",
         },

@@ -21,6 +21,7 @@ from models.dataset import Dataset
 from service import audits, results
 from service.database import Session
 from sslmem.datasets.source import open_dataset
+from sslmem.report.evidence import Evidence, gather_evidence
 from sslmem.report.html import render_report
 from sslmem.report.rows import CSV_COLUMNS, Scales, values_of
 from sslmem.report.summary import Summary
@@ -92,6 +93,18 @@ def delete_audit(audit_id: uuid.UUID, session: SessionDep) -> None:
 def get_summary(audit_id: uuid.UUID, session: SessionDep) -> Summary:
     """What an audit found: scores by role, contrasts with intervals, the extremes, and a finding in one sentence."""
     return results.summary_of(audits.get_audit(session, audit_id))
+
+
+@router.get("/{audit_id}/evidence", responses=problems(404, 409))
+def get_evidence(
+    audit_id: uuid.UUID,
+    session: SessionDep,
+    confidence: Annotated[float, Query(ge=0.5, lt=1, description="Two-sided level of the intervals.")] = 0.95,
+    fdr: Annotated[float, Query(gt=0, le=0.5, description="False discovery rate of single images.")] = 0.05,
+) -> Evidence:
+    """What a release decision about an audit that succeeded may rest on: metrics with intervals, checks, limits."""
+    summary = results.summary_of(audits.get_audit(session, audit_id))
+    return gather_evidence(list(results.all_rows(session, audit_id)), summary, confidence=confidence, fdr=fdr)
 
 
 @router.get("/{audit_id}/scores", responses=problems(400, 404))

@@ -139,6 +139,33 @@ class DeviceUnavailable(ScoringError):
     code = "device-unavailable"
 
 
+# The gate
+
+
+class PolicyError(SslmemError):
+    """The policy is not usable."""
+
+    code = "policy-invalid"
+
+
+class EvidenceError(SslmemError):
+    """What an audit found cannot be judged."""
+
+    code = "evidence-unusable"
+
+
+class AuditNotEnded(SslmemError):
+    """The audit goes on; it had not ended when the time to wait for it was up."""
+
+    code = "audit-not-ended"
+
+
+class StatementError(SslmemError):
+    """The statement does not hold."""
+
+    code = "statement-invalid"
+
+
 # The service, as its clients see it
 
 

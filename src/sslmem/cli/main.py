@@ -1,16 +1,21 @@
 """The command ``sslmem``: one place where errors become exit statuses."""
 
 import sys
+import traceback
+from typing import NoReturn
 
 import typer
 
 from sslmem import __version__
 from sslmem.cli import audits, datasets, encoders
+from sslmem.cli.gate import gate
 from sslmem.cli.merge import merge
 from sslmem.cli.score import score
+from sslmem.cli.verify import verify
 from sslmem.errors import SslmemError
 
 EXIT_NOT_EVALUATED = 2
+OPTIONAL = frozenset({"torch", "torchvision", "timm", "numpy", "scipy", "pyarrow", "jinja2", "PIL", "safetensors"})
 VARIADIC = frozenset({"--target", "--reference"})
 
 app = typer.Typer(
@@ -21,6 +26,8 @@ app = typer.Typer(
 )
 app.command("score")(score)
 app.command("merge")(merge)
+app.command("gate")(gate)
+app.command("verify")(verify)
 app.add_typer(encoders.app, name="encoders")
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(audits.app, name="audits")
@@ -62,7 +69,15 @@ def main() -> None:
         print("sslmem: interrupted", file=sys.stderr)
         sys.exit(EXIT_NOT_EVALUATED)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] not in ("torch", "torchvision", "timm", "numpy", "pyarrow"):
-            raise
+        if error.name is None or error.name.split(".")[0] not in OPTIONAL:
+            _unexpected()
         print(f"sslmem: this needs {error.name}: pip install 'sslmem[score]'", file=sys.stderr)
         sys.exit(EXIT_NOT_EVALUATED)
+    except Exception:  # noqa: BLE001  the interpreter would end with 1, which says that a policy was violated
+        _unexpected()
+
+
+def _unexpected() -> NoReturn:
+    traceback.print_exc()
+    print("sslmem: an unexpected error; nothing was decided", file=sys.stderr)
+    sys.exit(EXIT_NOT_EVALUATED)

@@ -67,8 +67,8 @@ def score(
     fields = {name: value for name, value in given.items() if value is not None}
     fields |= {"seed": seed, "precision": precision}
     size = input_size or (parsed_recipe.size if parsed_recipe else None)
-    wanted = _spec(**fields, input_size=size or 224)  # says what is wrong before minutes are spent
-    assignment = _read_roles(roles) if roles else None
+    wanted = make_spec(**fields, input_size=size or 224)  # says what is wrong before minutes are spent
+    assignment = read_roles_file(roles) if roles else None
     for file in (out, report):
         _check_place(file)
 
@@ -98,13 +98,13 @@ def score(
                     device=str(chosen),
                 )
                 probe(encoder)
-            _announce(path, encoder)
+            announce(path, encoder)
             return encoder
 
         targets, references = [load(path) for path in target], [load(path) for path in reference]
         first = targets[0]
         fields["representation"] = first.report.representation
-        spec = _spec(**fields, input_size=first.input_size)
+        spec = make_spec(**fields, input_size=first.input_size)
         _say_what_is_left_out(dataset, assignment)
         with part_progress() as progress:
             task = progress.add_task("scoring", total=1.0)
@@ -157,7 +157,12 @@ def _say_what_is_left_out(dataset: "Dataset", assignment: dict[str, Role] | None
         stderr.print(f"{num} samples have no role and are not scored", highlight=False)
 
 
-def _spec(**fields: Any) -> ScoreSpec:  # noqa: ANN401  the spec checks them
+def make_spec(**fields: Any) -> ScoreSpec:  # noqa: ANN401  the spec checks them
+    """Makes a spec from what was asked for.
+
+    Raises:
+        SpecError: it is not usable; the message names the first fault.
+    """
     try:
         return ScoreSpec(**fields)
     except ValidationError as error:
@@ -173,14 +178,19 @@ def _check_place(file: Path | None) -> None:
         raise SpecError(f"expected a file to write; {file} is a folder")
 
 
-def _read_roles(path: Path) -> dict[str, Role]:
+def read_roles_file(path: Path) -> dict[str, Role]:
+    """Reads a table of roles.
+
+    Raises:
+        RolesError: it is not readable, or not usable.
+    """
     try:
         return read_roles(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise RolesError(f"the roles {path} are not readable: {error}") from error
 
 
-def _announce(path: Path, encoder: "Encoder") -> None:
+def announce(path: Path, encoder: "Encoder") -> None:
     """Says how a checkpoint was understood, so that nothing is assumed in silence."""
     report = encoder.report
     parts = [f"{path.name}: {report.architecture}, {report.matched} entries loaded"]

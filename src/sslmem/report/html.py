@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -39,20 +39,31 @@ class Plot:
     mean_x: float | None
 
 
-def render_report(summary: Summary, read_image: Callable[[str], bytes], *, title: str) -> str:
+def render_report(
+    summary: Summary,
+    read_image: Callable[[str], bytes] | None,
+    *,
+    title: str,
+    template: str = "report.html",
+    more: Mapping[str, object] | None = None,
+) -> str:
     """Renders a summary as HTML.
 
     Args:
         summary: what was found.
-        read_image: returns the encoded bytes of a sample by its path; raises UndecodableImage if it cannot.
+        read_image: returns the encoded bytes of a sample by its path; raises UndecodableImage if it cannot. None
+            where the images are not at hand: samples are then named, not shown.
         title: heading of the report.
+        template: that extends the report.
+        more: what that template shows besides.
     """
     environment = Environment(
         loader=PackageLoader("sslmem.report"), autoescape=select_autoescape(), undefined=StrictUndefined
     )
     edges = summary.histogram.edges
     kind = "candidates" if summary.extremes_of else "images"
-    return environment.get_template("report.html").render(
+    return environment.get_template(template).render(
+        **(more or {}),
         title=title,
         summary=summary,
         meanings=ROLE_MEANING,
@@ -107,8 +118,10 @@ def _ticks(edges: list[float]) -> list[tuple[float, str]]:
     return [(_x(place, edges), f"{place:+.3f}") for place in places]
 
 
-def _thumbnail(sample: ScoredSample, read_image: Callable[[str], bytes]) -> str | None:
+def _thumbnail(sample: ScoredSample, read_image: Callable[[str], bytes] | None) -> str | None:
     """The image as a data URL, small images enlarged without smoothing; None if it cannot be read."""
+    if read_image is None:
+        return None
     try:
         image = Image.fromarray(decode_image(read_image(sample.sample)))
     except UndecodableImage:

@@ -1,0 +1,194 @@
+"""``sslmem gate``: a policy and an audit, here or on a server, become an exit status."""
+
+import shlex
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+from rich.console import Console
+
+from sslmem.cli import gate_local, gate_remote
+from sslmem.cli.connection import connect
+from sslmem.cli.gate_outputs import Images, Outputs
+from sslmem.cli.options import load_recipe, stderr, three_numbers
+from sslmem.client.http import Client
+from sslmem.errors import EvidenceError, PolicyError
+from sslmem.formats.console import print_report
+from sslmem.gate.case import Case
+from sslmem.gate.decide import PASSED
+from sslmem.gate.report import make_report, read_report
+from sslmem.policy import PolicyFile, load_policy
+from sslmem.spec import Distance, Pairing
+
+LOG_WIDTH = 140
+
+
+def gate(
+    policy: Annotated[str, typer.Option(help="YAML file of the policy, or default.")],
+    target: Annotated[list[str] | None, typer.Option(help="Checkpoints; with a server ids or sha256:DIGEST.")] = None,
+    reference: Annotated[list[str] | None, typer.Option(help="Trained alike without the candidates.")] = None,
+    data: Annotated[Path | None, typer.Option(help="A folder or zip archive of images, without a server.")] = None,
+    roles: Annotated[str | None, typer.Option(help="CSV sample,role; with a server the table's id.")] = None,
+    server: Annotated[str | None, typer.Option(help="URL of the service that does the work.")] = None,
+    token: Annotated[str | None, typer.Option(envvar="SSLMEM_TOKEN", help="API token of the service.")] = None,
+    audit: Annotated[UUID | None, typer.Option(help="Id of an audit of the service that was requested.")] = None,
+    dataset: Annotated[UUID | None, typer.Option(help="Id of the dataset, with a server.")] = None,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds to wait; cancels nothing.")] = None,
+    architecture: Annotated[str | None, typer.Option(help="Name in torchvision or timm; ResNets are inferred.")] = None,
+    method: Annotated[str | None, typer.Option(help="How they were trained: simclr, dino, mae, ...")] = None,
+    representation: Annotated[str, typer.Option(help="pooled, cls, mean, tokens, head, layer:NAME, or auto.")] = "auto",
+    input_size: Annotated[int | None, typer.Option(min=1, help="Side of the views in pixels.")] = None,
+    mean: Annotated[str, typer.Option(help="Normalisation of pixels in 0..1, per channel.")] = "0.485,0.456,0.406",
+    std: Annotated[str, typer.Option(help="Normalisation of pixels in 0..1, per channel.")] = "0.229,0.224,0.225",
+    views: Annotated[int, typer.Option(help="Augmented views of each sample.")] = 10,
+    pairing: Annotated[Pairing, typer.Option(help="views or original.")] = "views",
+    distance: Annotated[Distance, typer.Option(help="Between representations.")] = "l2",
+    recipe: Annotated[str, typer.Option(help="Name or YAML file of the augmentations.")] = "simclr",
+    seed: Annotated[int, typer.Option(help="Of the views.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda, without a server.")] = "auto",
+    markdown: Annotated[Path | None, typer.Option(help="Write the job summary that GITHUB_STEP_SUMMARY gets.")] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="Write the report, for baselines and verify.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML, a case per rule.")] = None,
+    sarif: Annotated[Path | None, typer.Option(help="Write SARIF 2.1.0.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page for review; needs the extra score.")] = None,
+    statement: Annotated[Path | None, typer.Option(help="Write an in-toto statement, to be signed by CI.")] = None,
+    soft_fail: Annotated[bool, typer.Option("--soft-fail", help="Status 0 for 1 and 3, too, and say so.")] = False,
+) -> None:  # fmt: skip
+    """Decides whether a target may be released: status 0 passed, 1 violated, 2 not evaluated, 3 inconclusive."""
+    rules = load_policy(policy)
+    outputs = Outputs(markdown=markdown, json=json, junit=junit, sarif=sarif, html=html, statement=statement)
+    outputs.check()
+    spec: dict[str, Any] = {"views": views, "pairing": pairing, "distance": distance, "seed": seed}
+    run = _Run(policy, rules, outputs)
+    try:
+        if server is None and audit is None and dataset is None:
+            files = _Files(target, reference, data, roles).complete()
+            reading = gate_local.Reading(
+                architecture=architecture,
+                method=method,
+                representation=representation,
+                input_size=input_size,
+                mean=three_numbers(mean),
+                std=three_numbers(std),
+                device=device,
+            )
+            gate_local.score_case(files, reading, spec | {"recipe": load_recipe(recipe)}, rules.policy, run.finish)
+        else:
+            spec |= {"recipe": load_recipe(recipe).as_list(), "representation": representation}
+            named = _Named(target, reference, data, dataset, roles, audit)
+            with connect(server, token) as client:
+                run.remotely(client, named.audit_id(client, spec), timeout)
+    except Exception as error:
+        outputs.write_not_evaluated(error)
+        raise
+    raise typer.Exit(run.exit_status(soft_fail=soft_fail))
+
+
+@dataclass
+class _Run:
+    """One gate, from what was found to a status; without a decision there is no status 0."""
+
+    policy: str
+    rules: PolicyFile
+    outputs: Outputs
+    status: int | None = None
+
+    def finish(self, case: Case, summary: dict[str, Any], images: Images = None, client: Client | None = None) -> None:
+        today = datetime.now(UTC).date()
+        report = make_report(case, self.rules, today, _baselines(self.rules, client))
+        self.outputs.write(report, summary, images)
+        # A CI log has no width of its own.
+        print_report(report, Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH))
+        self.status = report.decision.status
+
+    def remotely(self, client: Client, audit_id: str, timeout: float | None) -> None:
+        again = f"sslmem gate --policy {shlex.quote(self.policy)} --server {client.url} --audit {audit_id}"
+        audit = gate_remote.wait_for(client, audit_id, timeout=timeout, again=again)
+        case, summary = gate_remote.fetch_case(client, audit, self.rules.policy)
+        self.finish(case, summary, None, client)
+
+    def exit_status(self, *, soft_fail: bool) -> int:
+        if self.status is None:
+            raise EvidenceError("the gate came to no decision")
+        if soft_fail and self.status != PASSED:
+            stderr.print(f"--soft-fail: the status would be {self.status}, and is 0", highlight=False, style="yellow")
+            return PASSED
+        return self.status
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What a local gate was given."""
+
+    target: list[str] | None
+    reference: list[str] | None
+    data: Path | None
+    roles: str | None
+
+    def complete(self) -> gate_local.Files:
+        if not (self.target and self.reference and self.data and self.roles):
+            raise typer.BadParameter(
+                "expected --target, --reference, --data and --roles; or with --server either --audit, "
+                "or --target, --reference, --dataset and --roles"
+            )
+        targets, references = ([Path(name) for name in names] for names in (self.target, self.reference))
+        return gate_local.Files(targets, references, self.data, Path(self.roles))
+
+
+@dataclass(frozen=True)
+class _Named:
+    """What a gate through a server was given."""
+
+    target: list[str] | None
+    reference: list[str] | None
+    data: Path | None
+    dataset: UUID | None
+    roles: str | None
+    audit: UUID | None
+
+    def audit_id(self, client: Client, spec: dict[str, Any]) -> str:
+        """The id of the audit that was named, or is requested now."""
+        if self.data is not None:
+            raise typer.BadParameter("--data is read on this machine; with a server expected the id of a --dataset")
+        if self.audit is not None:
+            if self.target or self.reference or self.dataset or self.roles:
+                raise typer.BadParameter("--audit names all that was audited; expected nothing else of it")
+            return str(self.audit)
+        if not (self.target and self.reference and self.dataset and self.roles):
+            raise typer.BadParameter(
+                "with a server expected --audit, or --target, --reference, --dataset and --roles, the last two as ids"
+            )
+        try:
+            roles = UUID(self.roles)
+        except ValueError as error:
+            raise typer.BadParameter(f"with a server --roles is the id of a table; found {self.roles!r}") from error
+        wanted = gate_remote.Wanted(self.target, self.reference, self.dataset, roles, spec)
+        return gate_remote.request(client, wanted)
+
+
+def _baselines(rules: PolicyFile, client: Client | None) -> dict[str, Case]:
+    """Earlier cases, from reports or from the service.
+
+    Raises:
+        EvidenceError: a report is not readable or was changed.
+        PolicyError: an audit's id is named, and there is no service to ask.
+    """
+    found = {}
+    for name in {rule.baseline for rule in rules.policy.rules if rule.baseline is not None}:
+        try:
+            audit_id = UUID(name)
+        except ValueError:
+            folder = Path(rules.name).parent
+            found[name] = read_report(folder / name if not Path(name).is_file() else Path(name)).case
+            continue
+        if client is None:
+            raise PolicyError(f"the baseline {name} is an audit of a service; expected --server, or a report's path")
+        audit = client.get(f"/v1/audits/{audit_id}")
+        if audit["state"] != "succeeded":
+            raise EvidenceError(f"the baseline {name} is {audit['state']}; expected an audit that succeeded")
+        found[name] = gate_remote.fetch_case(client, audit, rules.policy)[0]
+    return found

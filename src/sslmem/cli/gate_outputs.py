@@ -1,0 +1,75 @@
+"""Where a gate's verdict is written, besides the terminal."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sslmem.errors import SpecError, SslmemError
+from sslmem.formats.junit import render_junit
+from sslmem.formats.markdown import render_markdown, render_not_evaluated
+from sslmem.formats.sarif import render_sarif
+from sslmem.gate.report import Report
+from sslmem.gate.statement import make_statement
+
+Images = Callable[[str], bytes] | None
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where to write what."""
+
+    markdown: Path | None = None
+    json: Path | None = None
+    junit: Path | None = None
+    sarif: Path | None = None
+    html: Path | None = None
+    statement: Path | None = None
+
+    def check(self) -> None:
+        """Finds out before minutes are spent what cannot be written.
+
+        Raises:
+            SpecError: a file's folder is not there, or it is a folder itself.
+            ModuleNotFoundError: the HTML page needs what is not installed.
+        """
+        for file in (self.markdown, self.json, self.junit, self.sarif, self.html, self.statement):
+            if file is not None and (file.is_dir() or not file.parent.is_dir()):
+                raise SpecError(f"expected a file in a folder that exists; found {file}")
+        if self.html is not None:
+            import sslmem.formats.html  # noqa: F401, PLC0415  needs sslmem[score]
+
+    def write(self, report: Report, summary: dict[str, Any], images: Images) -> None:
+        """Writes all that was asked for, and the job summary where CI has a place for one.
+
+        Raises:
+            EvidenceError: a statement was asked for, and the digests of the targets' files are not known.
+        """
+        self._summarize(render_markdown(report))
+        texts: list[tuple[Path | None, Callable[[], str]]] = [
+            (self.json, report.to_json),
+            (self.junit, lambda: render_junit(report)),
+            (self.sarif, lambda: render_sarif(report, Path.cwd())),
+            (self.statement, lambda: make_statement(report)),
+        ]
+        for place, render in texts:
+            if place is not None:
+                place.write_text(render(), encoding="utf-8")
+        if self.html is not None:
+            from sslmem.formats.html import render_html  # noqa: PLC0415  needs sslmem[score]
+
+            page = render_html(report, summary, images, title="Memorization gate")
+            self.html.write_text(page, encoding="utf-8")
+
+    def write_not_evaluated(self, error: Exception) -> None:
+        """Says in the job summary that there is no verdict, and why; a missing summary could be taken for a pass."""
+        reason = f"{error.detail} [{error.code}]" if isinstance(error, SslmemError) else str(error)
+        self._summarize(render_not_evaluated(reason))
+
+    def _summarize(self, markdown: str) -> None:
+        if place := os.environ.get("GITHUB_STEP_SUMMARY"):
+            with Path(place).open("a", encoding="utf-8") as file:
+                file.write(markdown)
+        if self.markdown is not None:
+            self.markdown.write_text(markdown, encoding="utf-8")

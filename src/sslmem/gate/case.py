@@ -1,0 +1,139 @@
+"""What is put before the gate: an audit's evidence and the counts of its summary, in JSON, as a server sends them.
+
+The gate reads JSON because it also runs where numpy, which computes the evidence, is not installed.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sslmem.errors import EvidenceError
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Measure(_Read):
+    """A metric with its interval; what could not be computed is None."""
+
+    name: str
+    estimate: float | None
+    low: float | None
+    high: float | None
+    confidence: float
+    n: int
+    description: str = ""
+
+    @property
+    def interval(self) -> tuple[float, float, float] | None:
+        """Low end, estimate and high end; None unless they are numbers in this order."""
+        low, estimate, high = self.low, self.estimate, self.high
+        if low is None or estimate is None or high is None:
+            return None
+        return (low, estimate, high) if low <= estimate <= high else None  # not a number is in no order
+
+
+class ValidityCheck(_Read):
+    """Whether the scores may be believed."""
+
+    id: str
+    status: str
+    detail: str
+
+
+class SignificantSample(_Read):
+    """A sample that is memorized, at the false discovery rate of the case."""
+
+    sample: str
+    score: float
+    p_value: float
+    q_value: float
+
+
+class Case(_Read):
+    """What an audit found, as far as a verdict rests on it.
+
+    Attributes:
+        metrics: by name.
+        checks: of validity.
+        significant: the samples found memorized one by one.
+        fdr: the false discovery rate of that list.
+        samples: scored samples by role.
+        num_samples: all of them.
+        num_skipped: those without a score.
+        num_targets: encoders under audit.
+        num_references: reference encoders.
+        limits: of what was tested, in sentences.
+        spec_digest: of the score spec.
+        target_digests: of the targets' weights.
+        reference_digests: of the references' weights.
+        files: digests of the files that went in, by what they are: ``target:NAME``, ``dataset``, ``roles``.
+        audit: the audit's id, if a server keeps it.
+    """
+
+    metrics: dict[str, Measure]
+    checks: list[ValidityCheck]
+    significant: list[SignificantSample]
+    fdr: float
+    samples: dict[str, int]
+    num_samples: int
+    num_skipped: int
+    num_targets: int
+    num_references: int
+    limits: list[str]
+    spec_digest: str
+    target_digests: list[str]
+    reference_digests: list[str]
+    files: dict[str, str] = {}
+    audit: str | None = None
+
+    @property
+    def targets(self) -> list[frozenset[str]]:
+        """The digests by which each target is known: of its weights, and of its file where that is known."""
+        files = [digest for name, digest in self.files.items() if name.startswith("target:")]
+        if len(files) != len(self.target_digests):
+            files = list(self.target_digests)
+        return [frozenset(pair) for pair in zip(self.target_digests, files, strict=True)]
+
+
+def make_case(
+    evidence: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    *,
+    files: Mapping[str, str] | None = None,
+    audit: str | None = None,
+) -> Case:
+    """Puts evidence and summary of one audit together.
+
+    Args:
+        evidence: JSON form of the audit's evidence.
+        summary: JSON form of its summary.
+        files: digests of what went in.
+        audit: its id.
+
+    Raises:
+        EvidenceError: they are not of the form that this version reads, or not of one audit.
+    """
+    for name, part in (("evidence", evidence), ("summary", summary)):
+        if part.get("schema_version") != 1:
+            raise EvidenceError(
+                f"expected {name} of schema version 1; found {part.get('schema_version')!r}: "
+                "use the versions of sslmem and of the service that go together"
+            )
+    try:
+        if any(evidence[key] != summary[key] for key in ("spec_digest", "target_digests", "reference_digests")):
+            raise EvidenceError("evidence and summary are of different audits")
+        return Case.model_validate(
+            {
+                **evidence,
+                "samples": {row["role"]: row["n"] for row in summary["roles"]},
+                "num_samples": summary["num_samples"],
+                "num_skipped": summary["num_skipped"],
+                "files": dict(files or {}),
+                "audit": audit,
+            }
+        )
+    except (ValidationError, KeyError, TypeError) as error:
+        raise EvidenceError(f"the evidence is not of the expected form: {' '.join(str(error).split())}") from error
