@@ -16,9 +16,10 @@ from sslmem.roles import ROLES
 # Below these the intervals no longer have the coverage they state (docs/statistics.md).
 MIN_SAMPLES = {"candidate": 20, "external": 50}
 MAX_SKIPPED = 0.05
+MAX_TWINS = 0.05  # of the candidates; their names are in the detail
 # Two encoders of one recipe differ by a few percent on images that neither was trained on (docs/statistics.md).
 MAX_ALIGNMENT_RATIO = 1.25
-MAX_RETRIEVAL_GAP = 0.15
+MIN_RETRIEVAL_RATIO = 0.6
 MIN_ALIGNMENT = 1e-3  # of unit vectors; what rounding alone makes is 1e-4
 MAX_UNIFORMITY = -0.01  # 0: all images in one point
 MIN_RETRIEVAL_OVER_CHANCE = 3.0
@@ -83,7 +84,7 @@ def run_checks(
         _enough_samples(rows),
         _few_skipped(rows),
         _roles_apart(rows),
-        _no_twins(rows, read_image),
+        _few_twins(rows, read_image),
         _reference_matches(rows, quality),
         _not_collapsed(rows, summary, quality),
         _encoders_plausible(rows, summary, quality),
@@ -125,11 +126,11 @@ def _roles_apart(rows: Sequence[ScoreRow]) -> Check:
     return Check(id="roles-apart", status="failed" if twice else "ok", detail=detail)
 
 
-def _no_twins(rows: Sequence[ScoreRow], read_image: Callable[[str], bytes] | None) -> Check:
-    expected = "expected no candidate to have a twin, whose training the score cannot tell from its own"
+def _few_twins(rows: Sequence[ScoreRow], read_image: Callable[[str], bytes] | None) -> Check:
+    expected = f"expected at most {MAX_TWINS:.0%} of the candidates to have a twin, which hides or mimics training"
     candidates = [row for row in rows if row.role == "candidate" and row.score is not None]
     if any(row.sample_key is None for row in candidates):
-        return Check(id="no-twins", status="unknown", detail=f"{expected}; the rows carry no sample keys")
+        return Check(id="few-twins", status="unknown", detail=f"{expected}; the rows carry no sample keys")
     times = Counter(row.sample_key for row in rows if row.score is not None)
     found = [row.sample for row in candidates if times[row.sample_key] > 1]
     looked = "equal files only"
@@ -140,7 +141,7 @@ def _no_twins(rows: Sequence[ScoreRow], read_image: Callable[[str], bytes] | Non
         looked = "equal files and near duplicates"
     shown = f", first {', '.join(found[:NUM_SHOWN])}" if found else ""
     detail = f"{expected}; {looked}: found {len(found)} of {len(candidates)}{shown}"
-    return Check(id="no-twins", status="failed" if found else "ok", detail=detail)
+    return Check(id="few-twins", status="failed" if len(found) > MAX_TWINS * len(candidates) else "ok", detail=detail)
 
 
 def _alignments(rows: Sequence[ScoreRow]) -> tuple[float, float] | None:
@@ -172,8 +173,11 @@ def _reference_matches(rows: Sequence[ScoreRow], quality: EncoderQuality | None)
             detail=f"{detail}; nearest neighbours not measured",
         )
     f, g = (float(np.mean([one.retrieval for one in part])) for part in (quality.targets, quality.references))
-    alike = alike and abs(f - g) <= MAX_RETRIEVAL_GAP
-    detail += f"; nearest neighbour of the same image within {MAX_RETRIEVAL_GAP}; found {f:.3f} and {g:.3f}"
+    alike = alike and min(f, g) >= MIN_RETRIEVAL_RATIO * max(f, g)
+    detail += (
+        f"; the nearest neighbour of a view being of the same image about as often, the rarer at least "
+        f"{MIN_RETRIEVAL_RATIO} times; found {f:.3f} and {g:.3f}"
+    )
     return Check(id="reference-matches", status="ok" if alike else "failed", detail=detail)
 
 

@@ -39,8 +39,9 @@ def conformal_p_values(scores: Floats, null: Floats) -> Floats:
 
     P(p <= a) <= a exactly for a score exchangeable with the null (Vovk, Gammerman, Shafer 2005, proposition 2.4).
     """
-    at_least = len(null) - np.searchsorted(np.sort(null), scores, side="left")
-    return (1.0 + at_least) / (len(null) + 1.0)
+    below = np.searchsorted(np.sort(null), scores, side="left").astype(np.float64)
+    p_values: Floats = (1 + len(null) - below) / (len(null) + 1)
+    return p_values
 
 
 def q_values(p_values: Floats) -> Floats:

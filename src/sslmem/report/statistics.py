@@ -49,8 +49,9 @@ def welch_interval(a: Floats, b: Floats, confidence: float = CONFIDENCE) -> Inte
 
 
 def degrees_of_freedom(*parts: tuple[float, int]) -> float:
-    """Of a sum of independent variance estimates, each with its own (Satterthwaite 1946, Welch 1947)."""
-    return float(sum(v for v, _ in parts) ** 2 / sum(v**2 / degrees for v, degrees in parts if degrees > 0))
+    """Of a sum of independent variance estimates, each with its own (Satterthwaite 1946, Welch 1947); 1 of zeros."""
+    spread = sum(variance**2 / degrees for variance, degrees in parts)
+    return float(sum(variance for variance, _ in parts) ** 2 / spread) if spread > 0 else 1.0
 
 
 def auc_interval(positives: Floats, negatives: Floats, confidence: float = CONFIDENCE) -> Interval:

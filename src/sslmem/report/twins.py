@@ -1,7 +1,8 @@
 """Images that are nearly alike: a candidate with a twin elsewhere cannot be told from one that was memorized, or hides.
 
 Each image becomes 128 bits: whether each cell of a 9 x 9 grid of grey means is brighter than its right and than its
-lower neighbour (difference hash, after Krawetz 2013). Twins differ in few bits, whatever their size and brightness.
+lower neighbour (difference hash, after Krawetz 2013). Copies that were resized, compressed again or made brighter
+differ in few bits; crops and turned copies are not found.
 """
 
 from collections.abc import Callable, Sequence

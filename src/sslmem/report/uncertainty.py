@@ -17,7 +17,8 @@ from sslmem.report.rows import ScoreRow
 from sslmem.report.statistics import Interval, degrees_of_freedom
 
 Floats = NDArray[np.float64]
-NUM_DRAWS = 2000
+NUM_DRAWS = 1000
+MAX_DRAWN = 2_000_000  # values in memory at once
 
 
 class Uncertainty(BaseModel):
@@ -97,16 +98,15 @@ def _bootstrap(
     kinds = [_alignments(candidates, externals, name) for name in ("alignment_targets", "alignment_references")]
     if any(kind is None for kind in kinds) or all(kind is not None and kind[0].shape[1] < 2 for kind in kinds):
         return None
-    sizes = (len(candidates), len(externals))
-    picks = [
-        generator.multinomial(size, np.full(size, 1 / size), NUM_DRAWS) / size for size in sizes
-    ]  # how often each sample is drawn, the same for all encoders: [B, n]
     variances: list[tuple[float, int]] = []
     total = np.zeros(NUM_DRAWS)
+    # All encoders see the same images: columns are those of the targets, then of the references.
+    sides = [np.concatenate([kind[side] for kind in kinds if kind is not None], axis=1) for side in (0, 1)]
+    excesses = _drawn_means(sides[0], generator) - _drawn_means(sides[1], generator)  # [B, K]
     for sign, kind in zip((-1, 1), kinds, strict=True):
         assert kind is not None  # noqa: S101  checked above
         num = kind[0].shape[1]
-        drawn = picks[0] @ kind[0] - picks[1] @ kind[1]  # excess of each encoder: [B, K]
+        drawn, excesses = excesses[:, :num], excesses[:, num:]
         whole = kind[0].mean(axis=0) - kind[1].mean(axis=0)  # [K]
         if num == 1:
             total += sign * drawn[:, 0]
@@ -117,6 +117,16 @@ def _bootstrap(
         variances.append((float((weights @ whole).var()), num - 1))
         total += sign * (weights * drawn).sum(axis=1)
     return variances, float(total.var())
+
+
+def _drawn_means(values: Floats, generator: np.random.Generator) -> Floats:
+    """Means ``[B, K]`` of values ``[n, K]`` over samples drawn with replacement."""
+    num, part = len(values), max(1, MAX_DRAWN // values.size)
+    parts = [
+        values[generator.integers(num, size=(min(part, NUM_DRAWS - start), num))].mean(axis=1)
+        for start in range(0, NUM_DRAWS, part)
+    ]
+    return np.concatenate(parts)
 
 
 def _alignments(
