@@ -46,6 +46,7 @@ format: $(INSTALLED)  ## Formats the code and fixes what can be fixed
 
 docs: $(INSTALLED)  ## Regenerates the parts of the documentation that come from code
 	$(BIN)/python -m service show-settings > docs/settings.md
+	$(BIN)/python -c 'from sslmem.policy import policy_schema; print(policy_schema(), end="")' > docs/policy.schema.json
 
 performance: $(INSTALLED)  ## Runs the benchmarks and writes docs/performance.md (keep the machine quiet)
 	$(BIN)/python -m benchmarks.report

@@ -22,8 +22,9 @@ def test_wheel_holds_the_library_alone(wheel: zipfile.ZipFile) -> None:
     assert {name for name in top if not name.endswith(".dist-info")} == {"sslmem"}
 
 
-def test_wheel_holds_the_report_template_and_the_type_marker(wheel: zipfile.ZipFile) -> None:
-    assert {"sslmem/report/templates/report.html", "sslmem/py.typed"} <= set(wheel.namelist())
+def test_wheel_holds_the_report_template_the_default_policy_and_the_type_marker(wheel: zipfile.ZipFile) -> None:
+    needed = {"sslmem/report/templates/report.html", "sslmem/report/templates/gate.html", "sslmem/py.typed"}
+    assert {*needed, "sslmem/policies/default.yaml"} <= set(wheel.namelist())
 
 
 def test_wheel_needs_torch_only_for_its_extra(wheel: zipfile.ZipFile) -> None:

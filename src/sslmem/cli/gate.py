@@ -19,7 +19,7 @@ from sslmem.client.http import Client
 from sslmem.errors import EvidenceError, PolicyError
 from sslmem.formats.console import print_report
 from sslmem.gate.case import Case
-from sslmem.gate.decide import PASSED
+from sslmem.gate.decide import NOT_EVALUATED, PASSED
 from sslmem.gate.report import make_report, read_report
 from sslmem.policy import PolicyFile, load_policy
 from sslmem.spec import Distance, Pairing
@@ -82,6 +82,10 @@ def gate(
             named = _Named(target, reference, data, dataset, roles, audit)
             with connect(server, token) as client:
                 run.remotely(client, named.audit_id(client, spec), timeout)
+    except (KeyboardInterrupt, EOFError, BrokenPipeError, SystemExit) as error:
+        # typer and rich end these with 1, which would say that a rule is violated.
+        outputs.write_not_evaluated(error)
+        raise typer.Exit(NOT_EVALUATED) from error
     except Exception as error:
         outputs.write_not_evaluated(error)
         raise

@@ -62,9 +62,11 @@ class Outputs:
             page = render_html(report, summary, images, title="Memorization gate")
             self.html.write_text(page, encoding="utf-8")
 
-    def write_not_evaluated(self, error: Exception) -> None:
+    def write_not_evaluated(self, error: BaseException) -> None:
         """Says in the job summary that there is no verdict, and why; a missing summary could be taken for a pass."""
-        reason = f"{error.detail} [{error.code}]" if isinstance(error, SslmemError) else str(error)
+        reason = (
+            f"{error.detail} [{error.code}]" if isinstance(error, SslmemError) else f"{type(error).__name__} {error}"
+        )
         self._summarize(render_not_evaluated(reason))
 
     def _summarize(self, markdown: str) -> None:

@@ -10,7 +10,7 @@ from uuid import UUID
 import typer
 
 from sslmem.cli.options import samples_progress, stderr
-from sslmem.client.http import Client, Json
+from sslmem.client.http import TERMINAL, Client, Json
 from sslmem.errors import AuditNotEnded, RequestRefused
 from sslmem.gate.case import Case, make_case
 from sslmem.policy import Policy
@@ -96,7 +96,7 @@ def wait_for(client: Client, audit_id: str, *, timeout: float | None, again: str
                 said = (waited, state)
                 reason = f" ({audit['reason']})" if audit.get("reason") else ""
                 stderr.print(f"audit {audit_id}: {text}{reason}", highlight=False, soft_wrap=True, markup=False)
-            if timeout is not None and waited >= timeout and audit["finished_at"] is None:
+            if timeout is not None and waited >= timeout and audit["state"] not in TERMINAL:
                 raise AuditNotEnded(
                     f"audit {audit_id} is {text}, after {waited:.0f} seconds; it goes on: wait for it with {again}"
                 )

@@ -10,6 +10,7 @@ from sslmem import __version__
 from sslmem.cli import audits, datasets, encoders
 from sslmem.cli.gate import gate
 from sslmem.cli.merge import merge
+from sslmem.cli.policy import check_policy
 from sslmem.cli.score import score
 from sslmem.cli.verify import verify
 from sslmem.errors import SslmemError
@@ -28,6 +29,7 @@ app.command("score")(score)
 app.command("merge")(merge)
 app.command("gate")(gate)
 app.command("verify")(verify)
+app.command("check-policy")(check_policy)
 app.add_typer(encoders.app, name="encoders")
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(audits.app, name="audits")

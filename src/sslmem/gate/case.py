@@ -3,36 +3,50 @@
 The gate reads JSON because it also runs where numpy, which computes the evidence, is not installed.
 """
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from sslmem.errors import EvidenceError
+
+ROUNDING = 1e-9  # an area of 1 has an interval that ends at 1 but for the last digit
 
 
 class _Read(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+def _finite(value: object) -> object:
+    # JSON has no other word for what is not finite, and nothing can be decided by it.
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Number = Annotated[float | None, BeforeValidator(_finite)]
+
+
 class Measure(_Read):
-    """A metric with its interval; what could not be computed is None."""
+    """A metric with its interval; what could not be computed, or is not finite, is None."""
 
     name: str
-    estimate: float | None
-    low: float | None
-    high: float | None
+    estimate: Number
+    low: Number
+    high: Number
     confidence: float
     n: int
     description: str = ""
 
     @property
     def interval(self) -> tuple[float, float, float] | None:
-        """Low end, estimate and high end; None unless they are numbers in this order."""
+        """Low end, estimate and high end; None unless they are numbers in this order, but for rounding."""
         low, estimate, high = self.low, self.estimate, self.high
         if low is None or estimate is None or high is None:
             return None
-        return (low, estimate, high) if low <= estimate <= high else None  # not a number is in no order
+        slack = ROUNDING * (1 + abs(estimate))
+        if not low - slack <= estimate <= high + slack:
+            return None
+        return min(low, estimate), estimate, max(high, estimate)
 
 
 class ValidityCheck(_Read):

@@ -1,0 +1,93 @@
+"""``sslmem gate`` against the service itself."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from service.context import Context
+from service.settings import Settings
+from tests.integration.cli.conftest import Run
+from tests.support import rows
+from tests.support.driver import working
+from tests.support.materials import EncoderFile, Material
+
+CHECKS = ["enough-samples", "roles-apart"]
+
+
+def policy(folder: Path, value: float, **changes: object) -> Path:
+    rule = {"id": "separation", "metric": "candidate.auc", "op": "<=", "value": value}
+    path = folder / "policy.yaml"
+    path.write_text(yaml.safe_dump({"version": 1, "rules": [rule], "checks": CHECKS, **changes}))
+    return path
+
+
+@pytest.mark.parametrize(("value", "status"), [(1.0, 0), (0.6, 1), (0.9999, 3)])
+def test_audit_of_the_service_gets_its_verdict(
+    sslmem: Run, url: str, context: Context, tmp_path: Path, value: float, status: int
+) -> None:
+    audit = rows.succeeded_audit(context, 400)
+    report, statement = tmp_path / "report.json", tmp_path / "statement.json"
+    where = ("--server", url, "--audit", audit.id)
+    minimum = {"max_skipped_share": 0.1}
+    ended = sslmem(
+        "gate", "--policy", policy(tmp_path, value, minimum=minimum), *where, "--json", report, "--statement", statement
+    )
+    assert ended.status == status, ended
+    content: dict[str, Any] = json.loads(report.read_text())
+    assert content["case"]["audit"] == str(audit.id)
+    assert sslmem("verify", statement, "--report", report).status == 0
+
+
+def test_gate_requests_an_audit_and_follows_it(
+    sslmem: Run,
+    url: str,
+    settings: Settings,
+    material: Material,
+    target_file: EncoderFile,
+    reference_file: EncoderFile,
+    tmp_path: Path,
+) -> None:
+    table = tmp_path / "roles.csv"
+    table.write_text(material.roles)
+    with working(settings):
+        for file in (target_file, reference_file):
+            arguments = ("--architecture", file.architecture, "--input-size", 16)
+            assert sslmem("encoders", "push", file.path, *arguments).status == 0
+        dataset = sslmem("datasets", "push", material.folder).id
+        roles = sslmem("datasets", "roles", dataset, table).id
+        ended = sslmem(
+            "gate", "--policy", policy(tmp_path, 1.0, checks=["roles-apart"]), "--server", url,
+            "--target", target_file.digest, "--reference", reference_file.digest, "--dataset", dataset,
+            "--roles", roles, "--views", 4, "--timeout", 120, "--statement", tmp_path / "statement.json",
+        )  # fmt: skip
+    assert ended.status == 0, ended
+    statement = json.loads((tmp_path / "statement.json").read_text())
+    assert statement["subject"][0]["digest"]["sha256"] == target_file.digest.removeprefix("sha256:")
+
+
+def test_local_gate_gives_the_same_verdict_and_a_page(
+    alone: Run, material: Material, target_file: EncoderFile, reference_file: EncoderFile, tmp_path: Path
+) -> None:
+    table, page = tmp_path / "roles.csv", tmp_path / "gate.html"
+    table.write_text(material.roles)
+    ended = alone(
+        "gate", "--policy", policy(tmp_path, 1.0, checks=["roles-apart"]), "--target", target_file.path,
+        "--reference", reference_file.path, "--data", material.archive, "--roles", table, "--views", 4,
+        "--architecture", target_file.architecture, "--input-size", 16, "--html", page,
+        "--json", tmp_path / "report.json",
+    )  # fmt: skip
+    assert ended.status == 0, ended
+    assert "data:image/png;base64" in page.read_text()
+    files = json.loads((tmp_path / "report.json").read_text())["case"]["files"]
+    assert files[f"target:{target_file.path.name}"] == target_file.digest
+    assert {"dataset", "roles"} <= files.keys()
+
+
+def test_failed_audit_is_not_evaluated(sslmem: Run, url: str, context: Context, tmp_path: Path) -> None:
+    audit = rows.request_audit(context)
+    rows.fail_first_chunk(context, audit.id)
+    assert "Something odd. [odd]" in sslmem("gate", "--policy", "default", "--server", url, "--audit", audit.id).err
+    assert tmp_path.is_dir()
