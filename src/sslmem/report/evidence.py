@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from sslmem.report.checks import Check, EncoderFigures, EncoderQuality, run_checks
 from sslmem.report.conformal import SignificantSample, fewest_discoverable, significant_samples
 from sslmem.report.effects import (
+    Difference,
     detection_interval,
     hedges_interval,
     mann_whitney_p_value,
@@ -20,7 +21,7 @@ from sslmem.report.effects import (
     welch_p_value,
 )
 from sslmem.report.rows import ScoreRow
-from sslmem.report.statistics import Interval, auc_interval, mean_interval, welch_interval
+from sslmem.report.statistics import Interval, auc_interval, mean_interval
 from sslmem.report.summary import Summary
 from sslmem.report.uncertainty import Uncertainty, uncertainty_of
 
@@ -189,7 +190,7 @@ def _against_null(role: str, ours: Floats, external: Floats, confidence: float) 
     if len(ours) < 2 or len(external) < 2:
         return []
     found: dict[str, tuple[Interval | None, str]] = {
-        "excess": (welch_interval(ours, external, confidence), f"mean score of {role} minus that of external"),
+        "excess": (Difference.of(ours, external).interval(confidence), f"mean score of {role} minus that of external"),
         "hedges_g": (hedges_interval(ours, external, confidence), f"{role} against external in standard deviations"),
         "auc": (auc_interval(ours, external, confidence), f"chance that a {role} sample scores above an external one"),
     }

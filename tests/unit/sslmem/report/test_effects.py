@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from sslmem.report.effects import (
+    Difference,
     detection_interval,
     hedges_interval,
     mann_whitney_p_value,
     share_interval,
     welch_p_value,
 )
-from sslmem.report.statistics import auc_interval, mean_interval
+from sslmem.report.statistics import auc_interval, mean_interval, welch_interval
 
 Floats = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], Floats]
@@ -38,7 +39,7 @@ def skewed(generator: np.random.Generator, n: int) -> Floats:
     return generator.gamma(4, 0.5, n)
 
 
-TRUE_HEDGES = {  # (mean a - mean b) / pooled deviation with the weights 59 and 299
+TRUE_HEDGES: dict[tuple[Draw, Draw], float] = {  # (mean a - mean b) / pooled deviation with the weights 59 and 299
     (wider, normal): 1 / np.sqrt((59 * 4 + 299) / 358),
     (skewed, normal): 2 / np.sqrt((59 * 1 + 299) / 358),
     (normal, normal): 0.0,
@@ -53,6 +54,41 @@ def test_hedges_interval_covers_the_true_effect_for_unequal_variances_and_skew(o
         assert found is not None
         covered += found.low <= TRUE_HEDGES[ours, null] <= found.high
     assert LEAST <= covered / DRAWS <= MOST
+
+
+def few_strong(generator: np.random.Generator, n: int) -> Floats:
+    """Skewed to the right, as where few candidates are strongly memorized; mean 1."""
+    return generator.gamma(1, 1, n)
+
+
+def test_interval_of_a_skewed_difference_errs_on_each_side_about_as_often_as_stated_and_welchs_does_not() -> None:
+    generator, ours, welchs = np.random.default_rng(0), [0, 0], [0, 0]
+    for _ in range(DRAWS):
+        a, b = few_strong(generator, 60), normal(generator, 300)
+        for found, errors in ((Difference.of(a, b).interval(0.95), ours), (welch_interval(a, b), welchs)):
+            errors[0] += found.low > 1
+            errors[1] += found.high < 1
+    assert max(ours) / DRAWS <= 0.037
+    assert max(welchs) / DRAWS >= 0.04
+
+
+def test_interval_without_skew_is_welchs() -> None:
+    a, b = np.array([1.0, 2.0, 3.0, 4.0]), np.array([-1.0, 0.0, 1.0])
+    found, expected = Difference.of(a, b).interval(0.9), welch_interval(a, b, 0.9)
+    assert (found.low, found.estimate, found.high) == pytest.approx((expected.low, expected.estimate, expected.high))
+
+
+@given(SAMPLES, SAMPLES, st.floats(0.05, 0.999))
+def test_interval_of_a_difference_holds_what_its_deviate_does_not_reject(
+    a: Floats, b: Floats, confidence: float
+) -> None:
+    difference = Difference.of(a, b)
+    found = difference.interval(confidence)
+    assert found.low <= found.estimate <= found.high
+    if difference.error > 1e-3 and found.low < found.estimate < found.high:
+        limit = float(stats.norm.isf((1 - confidence) / 2))
+        assert difference.z(found.low) == pytest.approx(limit, abs=1e-4)
+        assert difference.z(found.high) == pytest.approx(-limit, abs=1e-4)
 
 
 def test_auc_interval_covers_the_true_area() -> None:

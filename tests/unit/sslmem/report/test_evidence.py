@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sslmem
+from sslmem.report.effects import Difference
 from sslmem.report.evidence import Evidence, gather_evidence
 from sslmem.report.rows import ScoreRow
-from sslmem.report.statistics import welch_interval
 from sslmem.report.summary import summarize
 from sslmem.roles import ROLES
 from sslmem.spec import ScoreSpec
@@ -35,9 +35,7 @@ ROWS = st.lists(
 )
 
 
-def evidence_of(
-    rows: list[ScoreRow], *, references: int = 1, confidence: float = 0.95, fdr: float = 0.05
-) -> Evidence:
+def evidence_of(rows: list[ScoreRow], *, references: int = 1, confidence: float = 0.95, fdr: float = 0.05) -> Evidence:
     digests = [f"sha256:g{i}" for i in range(references)]
     summary = summarize(rows, SPEC, target_digests=["sha256:f"], reference_digests=digests)
     return gather_evidence(rows, summary, confidence=confidence, fdr=fdr)
@@ -71,13 +69,13 @@ def test_offset_between_target_and_reference_is_no_excess() -> None:
         assert after.metrics[name].estimate == pytest.approx(before.metrics[name].estimate)
 
 
-def test_excess_is_welchs_at_the_confidence_asked_for() -> None:
+def test_excess_is_at_the_confidence_asked_for() -> None:
     scores = [
         np.array([one.score for one in MEMORIZED if one.role == role], dtype=np.float64)
         for role in ("candidate", "external")
     ]
     found = evidence_of(MEMORIZED, confidence=0.99).metrics["candidate.excess"]
-    expected = welch_interval(scores[0], scores[1], 0.99)
+    expected = Difference.of(scores[0], scores[1]).interval(0.99)
     assert (found.low, found.estimate, found.high) == pytest.approx((expected.low, expected.estimate, expected.high))
     assert found.confidence == 0.99
     assert found.n == 40

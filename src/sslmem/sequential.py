@@ -1,0 +1,173 @@
+"""Scores only as many samples as a verdict needs: a group-sequential test of the candidate excess against a bound.
+
+Candidates and externals are scored in random order, batch by batch. After each batch two one-sided tests ask whether
+the excess is certainly above the bound, or certainly not. Looking often finds something by chance more often, so
+each look may spend only a part of the error: by the spending function of Lan and DeMets (Biometrika 70(3), 1983) of
+the type of O'Brien and Fleming (1979), 2 - 2 Phi(z / sqrt(t)) after a share t of the samples, which spends almost
+nothing early. The limits follow by numerical integration over the Brownian motion that the statistic is in the large
+(Armitage, McPherson, Rowe 1969; Jennison and Turnbull 2000, chapter 19).
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import ndtr, ndtri
+
+from sslmem.errors import SpecError
+from sslmem.report.effects import Difference
+from sslmem.roles import Role
+from sslmem.samples import Sample
+from sslmem.scoring import SampleScore
+
+Floats = NDArray[np.float64]
+Verdict = Literal["above", "at-most", "undecided"]
+
+NUM_LOOKS = 8
+MIN_AT_LOOK = 10  # of each role: with fewer, the statistic is far from normal
+GRID = 1001
+FAR = 8.0  # standard deviations, beyond which a normal density is nothing
+
+
+class Scores(Protocol):
+    """What scores samples: a :class:`sslmem.scoring.Scorer`."""
+
+    def score(self, samples: Iterable[Sample]) -> Iterator[list[SampleScore]]:
+        """Scores samples in their order, batch by batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look saw.
+
+    Attributes:
+        share: of the samples that were scored.
+        z: of the excess minus the bound.
+        limit: that ``z`` had to exceed in size.
+    """
+
+    share: float
+    z: float
+    limit: float
+
+
+@dataclass(frozen=True)
+class SequentialResult:
+    """What scoring until a decision found.
+
+    Attributes:
+        verdict: ``above`` the bound, ``at-most`` the bound, or ``undecided`` after all samples.
+        scores: of the samples that were scored, in that order.
+        num_samples: candidates and externals that a full run would have scored.
+        looks: one after the other.
+    """
+
+    verdict: Verdict
+    scores: list[SampleScore]
+    num_samples: int
+    looks: list[Look] = field(default_factory=list)
+
+    @property
+    def share_scored(self) -> float:
+        """Share of a full run's forwards that was needed."""
+        return len(self.scores) / self.num_samples
+
+
+def spent(share: float, level: float) -> float:
+    """One-sided error that may be spent once a share of the samples is scored (Lan and DeMets 1983, alpha_1)."""
+    return float(2 * ndtr(ndtri(level / 2) / np.sqrt(share)))
+
+
+@functools.cache
+def limits(shares: tuple[float, ...], level: float) -> tuple[float, ...]:
+    """Limits of a one-sided z at looks after increasing shares of the samples, which spend ``level`` in all.
+
+    Args:
+        shares: in (0, 1], increasing.
+        level: one-sided error.
+    """
+    found: list[float] = []
+    at = np.zeros(1)  # where the motion may be, given that it has not crossed a limit yet
+    weights = np.ones(1)  # probability there
+    before, used = 0.0, 0.0
+    for share in shares:
+        step = np.sqrt(share - before)
+        wanted = max(spent(share, level) - used, 1e-15)
+
+        def excess(limit: float, at: Floats = at, weights: Floats = weights, step: float = step) -> float:
+            return float(weights @ ndtr((at - limit) / step)) - wanted  # noqa: B023  called within this turn
+
+        limit = float(brentq(excess, -FAR * share**0.5, 2 * FAR * share**0.5))
+        grid = np.linspace(-FAR * share**0.5, limit, GRID)
+        density = np.exp(-(((grid[:, None] - at) / step) ** 2) / 2) @ weights / (step * np.sqrt(2 * np.pi))
+        widths = np.full(GRID, grid[1] - grid[0])
+        widths[[0, -1]] /= 2
+        found.append(limit / share**0.5)
+        at, weights, before, used = grid, density * widths, share, used + wanted
+    return tuple(found)
+
+
+def score_until_decided(
+    scorer: Scores,
+    read: Callable[[Sequence[str]], Iterable[Sample]],
+    roles: Mapping[str, Role],
+    *,
+    bound: float,
+    confidence: float = 0.95,
+    num_looks: int = NUM_LOOKS,
+    seed: int = 0,
+) -> SequentialResult:
+    """Scores candidates and externals until the excess is certainly above a bound or certainly not.
+
+    Each of the two answers is wrong with probability at most (1 - confidence) / 2, the error of one end of a full
+    run's interval. The scores are those of a full run, of fewer samples.
+
+    Args:
+        scorer: of targets, references and spec.
+        read: the samples of these names, in their order.
+        roles: of the samples by name; only candidates and externals are scored.
+        bound: on the mean score of candidates minus that of externals.
+        confidence: two-sided level.
+        num_looks: at most so many.
+        seed: of the order of the samples.
+
+    Raises:
+        SpecError: there are fewer than two candidates or externals.
+        CollapsedEncoder: an encoder maps different images to one representation.
+    """
+    queues = [_shuffled(roles, role, seed) for role in ("candidate", "external")]
+    sizes = [len(queue) for queue in queues]
+    if min(sizes) < 2:
+        raise SpecError(f"a decision needs at least 2 candidates and 2 externals; found {sizes[0]} and {sizes[1]}")
+    first = min(1.0, MIN_AT_LOOK / min(sizes))
+    shares = [share for share in np.linspace(0, 1, num_looks + 1)[1:].tolist() if share >= first]
+    allowed = limits(tuple(shares), (1 - confidence) / 2)
+    scores: list[SampleScore] = []
+    looks: list[Look] = []
+    done = [0, 0]
+    for share, limit in zip(shares, allowed, strict=True):
+        upto = [round(share * size) for size in sizes]
+        names = [name for queue, i, j in zip(queues, done, upto, strict=True) for name in queue[i:j]]
+        scores += [score for batch in scorer.score(read(names)) for score in batch]
+        done = upto
+        ours, null = (
+            np.array([s.score for s in scores if s.score is not None and roles[s.name] == role], dtype=np.float64)
+            for role in ("candidate", "external")
+        )
+        if min(len(ours), len(null)) < 2:
+            continue
+        z = Difference.of(ours, null).z(bound)
+        looks.append(Look(share, z, limit))
+        if abs(z) > limit:
+            return SequentialResult("above" if z > 0 else "at-most", scores, sum(sizes), looks)
+    return SequentialResult("undecided", scores, sum(sizes), looks)
+
+
+def _shuffled(roles: Mapping[str, Role], role: Role, seed: int) -> list[str]:
+    names = sorted(name for name, given in roles.items() if given == role)
+    return [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
