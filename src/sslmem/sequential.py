@@ -1,11 +1,12 @@
 """Scores only as many samples as a verdict needs: a group-sequential test of the candidate excess against a bound.
 
-Candidates and externals are scored in random order, batch by batch. After each batch two one-sided tests ask whether
-the excess is certainly above the bound, or certainly not. Looking often finds something by chance more often, so
-each look may spend only a part of the error: by the spending function of Lan and DeMets (Biometrika 70(3), 1983) of
-the type of O'Brien and Fleming (1979), 2 - 2 Phi(z / sqrt(t)) after a share t of the samples, which spends almost
-nothing early. The limits follow by numerical integration over the Brownian motion that the statistic is in the large
-(Armitage, McPherson, Rowe 1969; Jennison and Turnbull 2000, chapter 19).
+Candidates and externals are scored in random order, batch by batch, each with all its views at once: the pairs
+between early and late views would need the early representations, and a score keeps its meaning. After each batch
+two one-sided tests ask whether the excess is certainly above the bound, or certainly not. Looking often finds
+something by chance more often, so each look may spend only a part of the error: by the spending function of Lan and
+DeMets (Biometrika 70(3), 1983) of the type of O'Brien and Fleming (1979), 2 - 2 Phi(z / sqrt(t)) after a share t of
+the samples, which spends almost nothing early. The limits follow by numerical integration over the Brownian motion
+that the statistic is in the large (Armitage, McPherson, Rowe 1969; Jennison and Turnbull 2000, chapter 19).
 """
 
 import functools
@@ -20,6 +21,7 @@ from scipy.special import ndtr, ndtri
 
 from sslmem.errors import SpecError
 from sslmem.report.effects import Difference
+from sslmem.report.statistics import Interval
 from sslmem.roles import Role
 from sslmem.samples import Sample
 from sslmem.scoring import SampleScore
@@ -49,11 +51,15 @@ class Look:
         share: of the samples that were scored.
         z: of the excess minus the bound.
         limit: that ``z`` had to exceed in size.
+        excess: estimate with a repeated confidence interval (Jennison and Turnbull 1989, JRSS B 51(3)): those of all
+            looks together cover at the stated level, so that it may be read whenever the run stopped. The bound lies
+            outside just when ``z`` exceeds the limit.
     """
 
     share: float
     z: float
     limit: float
+    excess: Interval
 
 
 @dataclass(frozen=True)
@@ -161,8 +167,9 @@ def score_until_decided(
         )
         if min(len(ours), len(null)) < 2:
             continue
-        z = Difference.of(ours, null).z(bound)
-        looks.append(Look(share, z, limit))
+        difference = Difference.of(ours, null)
+        z, widest = difference.z(bound), min(limit, FAR)
+        looks.append(Look(share, z, limit, difference.interval(1 - 2 * float(ndtr(-widest)))))
         if abs(z) > limit:
             return SequentialResult("above" if z > 0 else "at-most", scores, sum(sizes), looks)
     return SequentialResult("undecided", scores, sum(sizes), looks)

@@ -83,6 +83,16 @@ def test_a_case_on_the_bound_is_undecided_after_all_samples() -> None:
     assert result.looks[-1].share == 1.0
 
 
+@pytest.mark.parametrize("shift", [0.0, 0.4, 1.5])
+def test_the_interval_of_a_look_leaves_out_the_bound_just_when_the_look_decides(shift: float) -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(5):
+        for look in decide(generator.normal(shift, 1, 100), generator.normal(0, 1, 200)).looks:
+            assert look.excess.low <= look.excess.estimate <= look.excess.high
+            assert (look.excess.low > 0) == (look.z > look.limit)
+            assert (look.excess.high < 0) == (look.z < -look.limit)
+
+
 def test_no_look_is_taken_at_fewer_than_ten_of_a_role() -> None:
     result = decide(np.random.default_rng(0).normal(9, 1, 20), np.random.default_rng(1).normal(0, 1, 400))
     assert result.looks[0].share >= 0.5
