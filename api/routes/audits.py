@@ -98,13 +98,15 @@ def get_summary(audit_id: uuid.UUID, session: SessionDep) -> Summary:
 @router.get("/{audit_id}/evidence", responses=problems(404, 409))
 def get_evidence(
     audit_id: uuid.UUID,
-    session: SessionDep,
+    context: ContextDep,
     confidence: Annotated[float, Query(ge=0.5, lt=1, description="Two-sided level of the intervals.")] = 0.95,
     fdr: Annotated[float, Query(gt=0, le=0.5, description="False discovery rate of single images.")] = 0.05,
 ) -> Evidence:
     """What a release decision about an audit that succeeded may rest on: metrics with intervals, checks, limits."""
-    summary = results.summary_of(audits.get_audit(session, audit_id))
-    return gather_evidence(list(results.all_rows(session, audit_id)), summary, confidence=confidence, fdr=fdr)
+    with context.sessions.begin() as session:
+        summary = results.summary_of(audits.get_audit(session, audit_id))
+        rows = list(results.all_rows(session, audit_id))
+    return gather_evidence(rows, summary, confidence=confidence, fdr=fdr)
 
 
 @router.get("/{audit_id}/scores", responses=problems(400, 404))

@@ -1,5 +1,6 @@
 """``sslmem gate``: a policy and an audit, here or on a server, become an exit status."""
 
+import os
 import shlex
 import sys
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ def gate(
     reference: Annotated[list[str] | None, typer.Option(help="Trained alike without the candidates.")] = None,
     data: Annotated[Path | None, typer.Option(help="A folder or zip archive of images, without a server.")] = None,
     roles: Annotated[str | None, typer.Option(help="CSV sample,role; with a server the table's id.")] = None,
-    server: Annotated[str | None, typer.Option(help="URL of the service that does the work.")] = None,
+    server: Annotated[str | None, typer.Option(help="URL of the service; with --audit SSLMEM_URL will do.")] = None,
     token: Annotated[str | None, typer.Option(envvar="SSLMEM_TOKEN", help="API token of the service.")] = None,
     audit: Annotated[UUID | None, typer.Option(help="Id of an audit of the service that was requested.")] = None,
     dataset: Annotated[UUID | None, typer.Option(help="Id of the dataset, with a server.")] = None,
@@ -80,7 +81,7 @@ def gate(
         else:
             spec |= {"recipe": load_recipe(recipe).as_list(), "representation": representation}
             named = _Named(target, reference, data, dataset, roles, audit)
-            with connect(server, token) as client:
+            with connect(server or os.environ.get("SSLMEM_URL"), token) as client:
                 run.remotely(client, named.audit_id(client, spec), timeout)
     except (KeyboardInterrupt, EOFError, BrokenPipeError, SystemExit) as error:
         # typer and rich end these with 1, which would say that a rule is violated.

@@ -1,5 +1,6 @@
 """Scores computed on this machine, as the gate's case."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,8 @@ def score_case(files: Files, reading: Reading, fields: dict[str, Any], policy: P
     from sslmem.encoders.load import load_checkpoint, probe  # noqa: PLC0415
     from sslmem.local import score_dataset  # noqa: PLC0415
     from sslmem.report.evidence import gather_evidence  # noqa: PLC0415
+    from sslmem.report.quality import measure_quality  # noqa: PLC0415
+    from sslmem.samples import read_samples  # noqa: PLC0415
     from sslmem.scoring import pick_device  # noqa: PLC0415
 
     device = pick_device(reading.device)
@@ -92,15 +95,17 @@ def score_case(files: Files, reading: Reading, fields: dict[str, Any], policy: P
                 roles=roles,
                 advance=lambda part: progress.update(task, completed=part),
             )
+        null = [name for name, role in roles.items() if role == "external"]
         evidence = gather_evidence(
             scores.rows,
             scores.summary,
             confidence=policy.confidence,
             fdr=policy.fdr,
+            quality=measure_quality(targets, references, read_samples(dataset, null), spec, device=device),
             read_image=dataset.read,
         )
         summary = scores.summary.model_dump(mode="json")
-        case = make_case(evidence.model_dump(mode="json"), summary, files=_digests(files))
+        case = make_case(json.loads(evidence.model_dump_json()), summary, files=_digests(files))
         finish(case, summary, dataset.read)
 
 

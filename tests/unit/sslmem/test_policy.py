@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -114,7 +115,7 @@ def test_waiver_needs_all_its_parts(missing: str) -> None:
         {"expires": 20270101},
     ],
 )
-def test_waiver_that_says_too_little_is_refused(changes: dict[str, object]) -> None:
+def test_waiver_that_says_too_little_is_refused(changes: dict[str, Any]) -> None:
     assert f"waivers.0.{next(iter(changes))}" in refusal(policy_text(waivers=[a_waiver(**changes)]))
 
 

@@ -141,7 +141,7 @@ def test_status_of_each_verdict(
 
 @pytest.mark.parametrize(("means", "status"), [("fail", 3), ("warn", 0), ("pass", 0)])
 def test_status_of_inconclusive_is_what_the_policy_says(place: Place, means: str, status: int) -> None:
-    ended = place.ask(answers(STRADDLING), policy=place.policy(on_inconclusive=means), process=True)
+    ended = place.ask(answers(STRADDLING), policy=place.policy(on_inconclusive=means))
     assert ended.status == status
     assert "Inconclusive" in ended.out
 
