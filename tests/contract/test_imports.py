@@ -14,7 +14,9 @@ def loaded_by(statement: str) -> set[str]:
     return set(run.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["sslmem", "sslmem.spec", "sslmem.client.http", "sslmem.cli.main", "sslmem.client.notebook"])
+@pytest.mark.parametrize(
+    "module", ["sslmem", "sslmem.spec", "sslmem.client.http", "sslmem.cli.main", "sslmem.client.notebook"]
+)
 def test_client_side_loads_neither_torch_nor_numpy(module: str) -> None:
     assert not loaded_by(f"import {module}") & {"torch", "torchvision", "timm", "numpy"}
 
