@@ -123,7 +123,7 @@ def _doubts(case: Case, policy: Policy) -> list[str]:
         if case.samples.get(role, 0) < least:
             doubts.append(f"{case.samples.get(role, 0)} {role} samples were scored; the policy asks for {least}")
     if case.num_references < minimum.references:
-        doubts.append(f"it rests on {case.num_references} references; the policy asks for {minimum.references}")
+        doubts.append(f"number of references: {case.num_references}; the policy asks for {minimum.references}")
     share = case.num_skipped / case.num_samples if case.num_samples else 1.0
     if share > minimum.max_skipped_share:
         doubts.append(

@@ -30,5 +30,5 @@ def test_doubts_warnings_waivers_and_limits_are_told_apart() -> None:
     lines = shown(a_report(a_case(FAILING), waivers=waivers, minimum={"references": 2}))
     assert lines[0] == "limit: It rests on one reference."
     assert "waived: separation by Ada until 2026-12-24: Known [bold]since[/bold] March, see ticket 7." in lines
-    assert "doubt: it rests on 1 references; the policy asks for 2" in lines
+    assert "doubt: number of references: 1; the policy asks for 2" in lines
     assert any(line.startswith("warning: the waiver of separation by Ada does not count") for line in lines)

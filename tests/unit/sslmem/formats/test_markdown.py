@@ -21,7 +21,7 @@ def test_each_rule_has_a_row() -> None:
 def test_doubts_warnings_limits_and_waivers_are_listed() -> None:
     waivers = [a_waiver(), a_waiver(days=-1)]
     text = render_markdown(a_report(a_case(FAILING), waivers=waivers, minimum={"references": 2}))
-    assert "* Doubt: it rests on 1 references" in text
+    assert "* Doubt: number of references: 1" in text
     assert "* Warning: the waiver of separation by Ada does not count: it expired" in text
     assert "* Limit: It rests on one reference." in text
     assert "* Waived: separation by Ada until 2026-12-24: Known since March" in text

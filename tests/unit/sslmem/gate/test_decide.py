@@ -149,7 +149,7 @@ def test_baseline_of_another_score_spec_never_passes() -> None:
     [
         ({"samples": {"candidate": 401}}, {}, "400 candidate samples were scored; the policy asks for 401"),
         ({"samples": {"shared": 1}}, {}, "0 shared samples"),
-        ({"references": 2}, {}, "rests on 1 references"),
+        ({"references": 2}, {}, "number of references: 1"),
         ({"max_skipped_share": 0.1}, {"num_skipped": 81}, "81 of 800 samples were skipped"),
         ({"max_skipped_share": 0.1}, {"num_samples": 0}, "0 of 0 samples were skipped"),
     ],
