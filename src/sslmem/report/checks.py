@@ -13,7 +13,7 @@ from sslmem.report.summary import Summary
 from sslmem.report.twins import twins_of
 from sslmem.roles import ROLES
 
-# Below these the intervals no longer have the coverage they state (docs/statistics.md).
+# Below these the intervals fall clearly short of the coverage they state (docs/statistics.md).
 MIN_SAMPLES = {"candidate": 20, "external": 50}
 MAX_SKIPPED = 0.05
 MAX_TWINS = 0.05  # of the candidates; their names are in the detail
