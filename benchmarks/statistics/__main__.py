@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.statistics import coverage
-from benchmarks.statistics.audits import NUM_EXTERNAL, Measured, Nulls, Outcome, outcome_of, planted
+from benchmarks.statistics.audits import NUM_EXTERNAL, Measured, Nulls, Outcome, Rate, outcome_of, planted
 from benchmarks.statistics.population import GROUP, PLANTED, Split, measure, split_digits, train_and_measure
 from benchmarks.statistics.stopping import run_many
 from benchmarks.statistics.svg import Line, plot
@@ -44,6 +44,7 @@ def false_alarms(digits: Sequence[Digit], split: Split, measured: Measured) -> t
     """The tables of null audits, and of those that both encoders were trained on."""
     lines = ["| audits | epochs | excess | discovery |", "|---|---|---|---|"]
     both = ["| audits | epochs | excess | discovery | excess over models |", "|---|---|---|---|---|"]
+    everything: list[Outcome] = []
     for epochs in EPOCHS[2:]:
         nulls = Nulls(measured, split, epochs)
         kinds = {
@@ -54,12 +55,19 @@ def false_alarms(digits: Sequence[Digit], split: Split, measured: Measured) -> t
         }
         for kind, audits in kinds.items():
             found = outcome_of(digits, audits)
+            everything.append(found)
             lines.append(f"| {kind} | {epochs} | {found.excess} | {found.discoveries} |")
         for num in (1, NUM_GROUPS // 2):
             found = outcome_of(digits, nulls.trained_on_both(NUM_AUDITS // 4, num))
             kind = f"trained on by both, {num} target{'s' if num > 1 else ''} against {num}"
             both.append(f"| {kind} | {epochs} | {found.excess} | {found.discoveries} | {found.over_models or ''} |")
+    total = [_together([getattr(found, way) for found in everything]) for way in ("excess", "discoveries")]
+    lines.append(f"| **all of them** | | **{total[0]}** | **{total[1]}** |")
     return lines, both
+
+
+def _together(rates: Sequence[Rate]) -> Rate:
+    return Rate(sum(rate.count for rate in rates), sum(rate.total for rate in rates))
 
 
 def power(
