@@ -154,10 +154,10 @@ class EvidenceError(SslmemError):
     code = "evidence-unusable"
 
 
-class AuditNotEnded(SslmemError):
+class AuditTakesLonger(SslmemError):
     """The audit goes on; it had not ended when the time to wait for it was up."""
 
-    code = "audit-not-ended"
+    code = "audit-takes-longer"
 
 
 class StatementError(SslmemError):

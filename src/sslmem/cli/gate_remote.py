@@ -11,7 +11,7 @@ import typer
 
 from sslmem.cli.options import samples_progress, stderr
 from sslmem.client.http import TERMINAL, Client, Json
-from sslmem.errors import AuditNotEnded, RequestRefused
+from sslmem.errors import AuditTakesLonger, RequestRefused
 from sslmem.gate.case import Case, make_case
 from sslmem.policy import Policy
 
@@ -78,7 +78,7 @@ def wait_for(client: Client, audit_id: str, *, timeout: float | None, again: str
         again: the command that goes on waiting.
 
     Raises:
-        AuditNotEnded: the time is up.
+        AuditTakesLonger: the time is up.
         RequestRefused: the audit failed or was cancelled, with its reason.
     """
     start, said = time.monotonic(), (0.0, "")
@@ -97,7 +97,7 @@ def wait_for(client: Client, audit_id: str, *, timeout: float | None, again: str
                 reason = f" ({audit['reason']})" if audit.get("reason") else ""
                 stderr.print(f"audit {audit_id}: {text}{reason}", highlight=False, soft_wrap=True, markup=False)
             if timeout is not None and waited >= timeout and audit["state"] not in TERMINAL:
-                raise AuditNotEnded(
+                raise AuditTakesLonger(
                     f"audit {audit_id} is {text}, after {waited:.0f} seconds; it goes on: wait for it with {again}"
                 )
     if audit["state"] != "succeeded":

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import re
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,9 @@ Json = dict[str, Any]
 Advance = Callable[[int], None]
 BLOCK = 2**20
 WAIT_SECONDS = 20
+# How long a service that is awaited may be away, and how often it is asked meanwhile.
+PATIENCE_SECONDS = 60.0
+PAUSE_SECONDS = 1.0
 TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 
 
@@ -63,10 +67,12 @@ class Client:
         """Sends a request.
 
         Raises:
-            ServiceUnreachable: there is no answer, or it is not one of the service's.
+            ServiceUnreachable: there is no answer, it is not one of the service's, or the service cannot work now.
             RequestRefused: the answer is an error; the message is the service's.
         """
         response = self._send(method, path, **options)
+        if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+            raise ServiceUnreachable(_refusal(response))
         if response.is_error:
             raise RequestRefused(_refusal(response))
         return response
@@ -181,7 +187,7 @@ class Client:
 
     def _wait(self, resource: Json) -> Json:
         while resource["state"] not in ("ready", "refused"):
-            resource = self.get(resource["links"]["self"], wait=WAIT_SECONDS)
+            resource = self._poll(resource["links"]["self"], wait=WAIT_SECONDS)
         if resource["state"] == "refused":
             failure = resource["failure"]
             raise RequestRefused(f"{resource['name']} was refused: {failure['detail']} [{failure['code']}]")
@@ -198,8 +204,19 @@ class Client:
         audit = self.get(f"/v1/audits/{audit_id}")
         yield audit
         while audit["state"] not in TERMINAL:
-            audit = self.get(f"/v1/audits/{audit_id}", wait=1)
+            audit = self._poll(f"/v1/audits/{audit_id}", wait=1)
             yield audit
+
+    def _poll(self, path: str, wait: float) -> Json:
+        """A long poll that outlasts a restart of the service."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return self.get(path, wait=wait)
+            except ServiceUnreachable:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(PAUSE_SECONDS)
 
     def download(self, path: str, destination: Path, **params: Any) -> None:  # noqa: ANN401
         """Writes what is at a path (CSV, Parquet or HTML) to a file, which is there only once it is complete."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from sslmem.client.http import TERMINAL, Client, Json
-from sslmem.errors import AuditNotEnded, RequestRefused
+from sslmem.errors import AuditTakesLonger, RequestRefused
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,7 +36,7 @@ class Audit:
             progress: called with the audit's state every second and whenever it changes.
 
         Raises:
-            AuditNotEnded: the time is up.
+            AuditTakesLonger: the time is up.
             RequestRefused: it failed or was cancelled, with its reason.
         """
         start = time.monotonic()
@@ -44,7 +44,7 @@ class Audit:
         for audit in self._client.follow(self.id):
             progress(audit)
             if timeout is not None and time.monotonic() - start >= timeout and audit["state"] not in TERMINAL:
-                raise AuditNotEnded(f"audit {self.id} is {audit['state']} after {timeout:g} seconds; it goes on")
+                raise AuditTakesLonger(f"audit {self.id} is {audit['state']} after {timeout:g} seconds; it goes on")
         if audit["state"] != "succeeded":
             failure = audit.get("failure") or {"code": audit["state"], "detail": f"the audit was {audit['state']}"}
             raise RequestRefused(f"audit {self.id}: {failure['detail']} [{failure['code']}]")
