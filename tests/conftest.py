@@ -72,8 +72,9 @@ def database_url(servers: Servers) -> Iterator[str]:
             "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
-        tables = sql.SQL(", ").join(map(sql.Identifier, metadata.tables))
-        connection.execute(sql.SQL("TRUNCATE {}").format(tables))
+        # Quicker than TRUNCATE for so few rows.
+        tables = [sql.Identifier(table.name) for table in reversed(metadata.sorted_tables)]
+        connection.execute(sql.SQL("; ").join(sql.SQL("DELETE FROM {}").format(table) for table in tables))
 
 
 @pytest.fixture

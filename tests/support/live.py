@@ -12,10 +12,15 @@ from tests.support.waiting import eventually
 
 
 @contextmanager
-def served(settings: Settings) -> Iterator[str]:
-    """Serves the application; gives its URL."""
+def served(settings: Settings, port: int = 0) -> Iterator[str]:
+    """Serves the application, on a free port unless told which; gives its URL."""
     config = uvicorn.Config(
-        create_app(settings), host="127.0.0.1", port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5
+        create_app(settings),
+        host="127.0.0.1",
+        port=port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=5,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import null, select, update
 
+from models.audit import Audit
 from models.encoder import Encoder
+from service import audits
 from service.context import Context
 from service.embedded.process import free_port
 from service.settings import Settings
@@ -110,6 +112,41 @@ def test_audit_is_followed_to_its_end(client: Client, context: Context) -> None:
         states.append(state["state"])
     assert states[0] == "queued"
     assert states[-1] == "succeeded"
+
+
+def test_following_outlasts_a_restart_of_the_service(
+    settings: Settings, context: Context, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sslmem.client.http.PAUSE_SECONDS", 0.05)
+    audit, port = rows.succeeded_audit(context), free_port()
+    with context.sessions.begin() as session:
+        session.execute(update(Audit).values(state="running", summary=null()))
+    with Client(f"http://127.0.0.1:{port}", token) as client:
+        states = client.follow(str(audit.id))
+        with served(settings, port):
+            assert next(states)["state"] == "running"
+        with context.sessions.begin() as session:
+            audits.cancel(session, audit.id)
+        found: list[str] = []
+        thread = threading.Thread(target=lambda: found.extend(state["state"] for state in states))
+        thread.start()
+        with served(settings, port):
+            thread.join()
+    assert found == ["cancelled"]
+
+
+def test_following_gives_up_in_the_end(
+    settings: Settings, context: Context, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sslmem.client.http.PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("sslmem.client.http.PAUSE_SECONDS", 0.02)
+    audit, port = rows.request_audit(context), free_port()
+    with Client(f"http://127.0.0.1:{port}", token) as client:
+        states = client.follow(str(audit.id))
+        with served(settings, port):
+            next(states)
+        with pytest.raises(ServiceUnreachable):
+            next(states)
 
 
 def test_downloads_are_written_to_files(client: Client, context: Context, tmp_path: Path) -> None:

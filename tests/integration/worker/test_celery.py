@@ -104,7 +104,7 @@ def test_worker_gives_signs_of_life_takes_work_and_stops_at_once(broken: Context
 
 
 def test_worker_goes_on_after_its_broker_was_killed(broken: Context, own_redis: OwnRedis, worker: Worker) -> None:
-    for _ in range(3):
+    for _ in range(2):
         assert works(broken)
         own_redis.kill()
         own_redis.start()
