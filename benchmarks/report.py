@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "performance.md"
 
 CPU_RUNS = [
-    ["--architecture", "resnet18", "--stem", "small", "--input-size", "32", "--samples", "64"],
-    ["--architecture", "vit_tiny_patch16_224", "--patch", "4", "--input-size", "32", "--samples", "128"],
+    ["--architecture", "resnet18", "--stem", "small", "--input-size", "32", "--samples", "32", "--turns", "3"],
+    ["--architecture", "vit_tiny_patch16_224", "--patch", "4", "--input-size", "32", "--samples", "32", "--turns", "3"],
 ]
 GPU_RUNS = [
     [*network.split(), "--references", references, "--precision", "auto"]

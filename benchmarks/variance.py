@@ -36,7 +36,7 @@ from sslmem.views.philox import uniforms as independent
 CPU = torch.device("cpu")
 Floats = NDArray[np.float64]
 FULL_VIEWS = 128
-NUM_TWO_STAGE = 1200  # digits, so that the top percent are 12
+NUM_TWO_STAGE = 800  # digits, so that the top percent are 8
 
 
 def sobol(scrambles: int) -> Numbers:
@@ -153,7 +153,7 @@ def measure(runs: int) -> dict[str, Any]:
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.variance", description=__doc__)
-    parser.add_argument("--runs", type=int, default=12, help="reseeded runs")
+    parser.add_argument("--runs", type=int, default=8, help="reseeded runs")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
     result = measure(arguments.runs)
