@@ -31,7 +31,7 @@ run: $(INSTALLED)  ## Runs the whole service on this machine until Ctrl-C
 	@$(BIN)/python -m service up
 
 test: $(INSTALLED)  ## Runs the tests, against a real PostgreSQL and Redis of their own
-	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest $(ARGS)
 
 check: $(INSTALLED)  ## Static checks: format, lint, strict types, import contracts, migrations
 	$(BIN)/ruff format --check .
