@@ -1,22 +1,22 @@
 """The service on servers that are there already."""
 
 import signal
+import uuid
 from pathlib import Path
 
-from service.settings import Settings
 from tests.conftest import Servers
 from tests.support.processes import Service, gone
 from tests.support.waiting import eventually
 
 
 def test_servers_given_by_url_are_used_and_no_others_started(
-    servers: Servers, database_url: str, settings: Settings, tmp_path: Path
+    servers: Servers, empty_database_url: str, tmp_path: Path
 ) -> None:
     service = Service(
         tmp_path / "home",
-        SSLMEM_DATABASE_URL=database_url,
+        SSLMEM_DATABASE_URL=empty_database_url,
         SSLMEM_BROKER_URL=servers.redis.url,
-        SSLMEM_QUEUE=settings.queue,
+        SSLMEM_QUEUE=f"test-{uuid.uuid4().hex}",
     )
     try:
         with service.client() as client:

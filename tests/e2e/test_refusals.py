@@ -61,9 +61,11 @@ def test_missing_redis_is_named(tmp_path: Path, empty_database_url: str) -> None
     assert line.endswith("name a server with SSLMEM_BROKER_URL")
 
 
-def test_address_of_another_machine_is_an_error_of_the_api(tmp_path: Path, servers: Servers) -> None:
+def test_address_of_another_machine_is_an_error_of_the_api(
+    tmp_path: Path, servers: Servers, empty_database_url: str
+) -> None:
     """Also, nothing is left running."""
-    given = {"SSLMEM_DATABASE_URL": servers.postgres.url, "SSLMEM_BROKER_URL": servers.redis.url}
+    given = {"SSLMEM_DATABASE_URL": empty_database_url, "SSLMEM_BROKER_URL": servers.redis.url}
     line = refused(
         command("up", "--host", "nowhere.invalid", "--port", str(free_port())), environment(tmp_path / "home", **given)
     )
