@@ -20,7 +20,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing dependencies into $(VENV); the first time, torch alone downloads a few gigabytes."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^pip==' constraints.txt)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[score]' \
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[score,sign]' \
 	  --group api --group embedded --group demo --group dev
 	@touch $@
 

@@ -62,17 +62,19 @@ def score_table(runs: list[list[str]]) -> list[str]:
 def variance_tables(result: dict[str, Any]) -> list[str]:
     """The two tables of the variance benchmark."""
     intro = (
-        f"Variance of a score over {result['runs']} reseeded runs, with independent view parameters divided by that "
-        "with scrambled Sobol sequences (above 1: Sobol is better):"
+        f"Variance of a score over {result['runs']} reseeded runs: with independent views, divided by that with views "
+        "in groups that spread evenly, for the same forwards (above 1: groups are better). Then the root mean square "
+        "of the reported standard error, divided by the spread that it should be:"
     )
     lines = [
         intro,
         "",
-        "| views | parameters | pairing | ratio |",
-        "|---|---|---|---|",
+        "| views | in groups of | pairing | variance ratio | reported error / spread |",
+        "|---|---|---|---|---|",
     ]
     lines += [
-        f"| {row['views']} | {row['parameters']} | {row['pairing']} | {row['variance_ratio']:.2f} |"
+        f"| {row['views']} | {row['group']} | {row['pairing']} | {row['variance_ratio']:.2f} "
+        f"| {row['error_to_spread']:.2f} |"
         for row in result["low_discrepancy"]
     ]
     lines += [

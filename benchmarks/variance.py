@@ -2,17 +2,17 @@
 
 Trains the demo's pair (or takes the one that make demo left), then measures
 
-* the variance of a score over reseeded runs with independent view parameters, against scrambled Sobol sequences
-  (one scramble; two independent scrambles with all pairs, or with pairs across the two alone, which stay unbiased);
+* the variance of a score over reseeded runs with independent views, against views in groups that spread evenly over
+  the augmentations' parameters (scrambled Sobol sequences), and how right the reported standard error is;
 * what a two-stage run finds of the top percent of a uniform run with 128 views.
 """
 
 import argparse
-import hashlib
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -20,39 +20,24 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from scipy.stats import qmc
 
 from demo.__main__ import COUNTS, EPOCHS, SEED, train_pair
 from demo.digits import Digit, read_digits, split_roles
 from demo.train import INPUT_SIZE, MEAN, RECIPE, STD
-from sslmem.alignment import alignment_distances, distance_between, unit
+from sslmem.alignment import MIN_FOR_ERROR, alignment_distances, standard_errors, unit
 from sslmem.cli.connection import home
 from sslmem.datasets.image import sample_key
 from sslmem.encoders.encoder import Encoder
 from sslmem.encoders.load import load_encoder
+from sslmem.spec import Pairing
 from sslmem.views.make import Numbers, make_views, original_views
 from sslmem.views.philox import uniforms as independent
+from sslmem.views.sobol import sobol
 
 CPU = torch.device("cpu")
 Floats = NDArray[np.float64]
 FULL_VIEWS = 128
 NUM_TWO_STAGE = 800  # digits, so that the top percent are 8
-
-
-def sobol(scrambles: int) -> Numbers:
-    """View parameters from scrambled Sobol sequences, each sample's views split over so many of them."""
-
-    def uniforms(seed: int, keys: Sequence[str], views: range, count: int) -> Floats:
-        part = len(views) // scrambles
-        numbers = np.empty((len(keys), len(views), count))
-        for i, key in enumerate(keys):
-            for block in range(scrambles):
-                digest = hashlib.sha256(f"{seed} {key} {block}".encode()).digest()
-                generator = np.random.default_rng(int.from_bytes(digest[:8], "little"))
-                numbers[i, block * part : (block + 1) * part] = qmc.Sobol(count, rng=generator).random(part)
-        return numbers.clip(1e-9, 1 - 1e-9)
-
-    return uniforms
 
 
 def represent(
@@ -68,41 +53,50 @@ def represent(
 
 
 def estimates(
-    pair: Sequence[Encoder], digits: Sequence[Digit], seed: int, num_views: int, numbers: Numbers
-) -> dict[str, Floats]:
-    """Scores ``[N]`` by each way of pairing."""
-    found: dict[str, list[Floats]] = {}
-    half = num_views // 2
-    for encoder in pair:
-        vectors = represent(encoder, digits, seed, num_views, numbers)
-        views, original = vectors[:, :-1], vectors[:, -1:]
-        across = distance_between(views[:, :half, None], views[:, None, half:], "l2").flatten(1)
-        pairs = alignment_distances(views, pairing="views", distance="l2", normalize=False)
-        with_original = distance_between(views, original, "l2")
-        for name, values in (("all pairs", pairs), ("across halves", across), ("original", with_original)):
-            found.setdefault(name, []).append(values.double().mean(dim=1).numpy())
-    return {name: reference - target for name, (target, reference) in found.items()}
+    pair: Sequence[Encoder], digits: Sequence[Digit], seed: int, num_views: int, group: int
+) -> dict[Pairing, tuple[Floats, Floats]]:
+    """Scores ``[N]`` and their standard errors by each pairing, from views in groups."""
+    numbers = independent if group == 1 else partial(sobol, group)
+    both = [represent(encoder, digits, seed, num_views, numbers) for encoder in pair]
+    found: dict[Pairing, tuple[Floats, Floats]] = {}
+    for pairing in get_args(Pairing):
+        target, reference = (
+            alignment_distances(
+                vectors[:, :-1] if pairing == "views" else torch.cat([vectors[:, -1:], vectors[:, :-1]], dim=1),
+                pairing=pairing,
+                distance="l2",
+                normalize=False,
+                group=group,
+            ).double()
+            for vectors in both
+        )
+        errors = standard_errors(reference - target, pairing=pairing, group=group)
+        found[pairing] = ((reference - target).mean(dim=1).numpy(), errors.numpy())
+    return found
 
 
 def low_discrepancy(pair: Sequence[Encoder], digits: Sequence[Digit], runs: int) -> list[dict[str, Any]]:
-    """Variance over reseeded runs, each as a ratio to that of independent views in the same run."""
+    """Variance over reseeded runs, as a ratio to that of independent views in the same run; and the error reported."""
     rows = []
     for num_views in (8, 16, 32):
-        variances: dict[tuple[str, str], float] = {}
-        for name, numbers in (("independent", independent), ("one scramble", sobol(1)), ("two scrambles", sobol(2))):
-            repeated = [estimates(pair, digits, seed, num_views, numbers) for seed in range(runs)]
+        independent_variance: dict[Pairing, float] = {}
+        for group in (1, 2, 4, 8):
+            if num_views // group < MIN_FOR_ERROR:
+                continue
+            repeated = [estimates(pair, digits, seed, num_views, group) for seed in range(runs)]
             for pairing in repeated[0]:
-                values = np.stack([run[pairing] for run in repeated])
-                variances[name, pairing] = float(values.var(axis=0, ddof=1).mean())
-        for name, pairing in (
-            ("one scramble", "all pairs"),
-            ("two scrambles", "all pairs"),
-            ("two scrambles", "across halves"),
-            ("one scramble", "original"),
-        ):
-            base = "original" if pairing == "original" else "all pairs"
-            gain = variances["independent", base] / variances[name, pairing]
-            rows.append({"views": num_views, "parameters": name, "pairing": pairing, "variance_ratio": gain})
+                scores, errors = (np.stack([run[pairing][i] for run in repeated]) for i in (0, 1))
+                variance = float(scores.var(axis=0, ddof=1).mean())
+                base = independent_variance.setdefault(pairing, variance)
+                rows.append(
+                    {
+                        "views": num_views,
+                        "group": group,
+                        "pairing": pairing,
+                        "variance_ratio": base / variance,
+                        "error_to_spread": float(np.sqrt(np.square(errors).mean() / variance)),
+                    }
+                )
     return rows
 
 
@@ -153,7 +147,7 @@ def measure(runs: int) -> dict[str, Any]:
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.variance", description=__doc__)
-    parser.add_argument("--runs", type=int, default=8, help="reseeded runs")
+    parser.add_argument("--runs", type=int, default=12, help="reseeded runs")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
     result = measure(arguments.runs)

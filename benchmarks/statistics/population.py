@@ -120,7 +120,7 @@ def audit_rows(
     rows = []
     for role, chosen in roles.items():
         measured = torch.from_numpy(np.stack([d[chosen] for d in (*targets, *references)]))  # [E, n, P]
-        reduced = reduce_distances(measured, len(targets), SPEC.pairing).tolist()
+        reduced = reduce_distances(measured, len(targets), SPEC).tolist()
         for i, row in zip(chosen, reduced, strict=True):
             digit = digits[i]
             score = score_of(digit.path, sample_key(digit.png), row, len(targets), SPEC.views, None)

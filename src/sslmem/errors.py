@@ -166,6 +166,12 @@ class StatementError(SslmemError):
     code = "statement-invalid"
 
 
+class SigningError(SslmemError):
+    """A key is not usable, or there is nothing to sign."""
+
+    code = "signing-failed"
+
+
 # The service, as its clients see it
 
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from sslmem.datasets.source import Dataset
 from sslmem.encoders.encoder import Encoder
 from sslmem.refine import num_forwards, score_refined
-from sslmem.report.rows import ScoreRow
+from sslmem.report.rows import ScoreRow, write_parquet
 from sslmem.report.summary import Summary, summarize
 from sslmem.roles import Role
 from sslmem.samples import read_samples
@@ -22,6 +23,13 @@ class LocalScores:
 
     rows: list[ScoreRow]
     summary: Summary
+
+
+def write_scores(path: Path, scores: LocalScores) -> None:
+    """Writes the scores as Parquet, with the summary and the spec's digest in the file's metadata."""
+    summary = scores.summary
+    metadata = [("summary", summary.model_dump_json()), ("spec_digest", summary.spec_digest)]
+    write_parquet(path, scores.rows, summary.scales, metadata)
 
 
 def as_row(score: SampleScore, role: str | None) -> ScoreRow:

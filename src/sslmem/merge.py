@@ -110,6 +110,6 @@ def _joined(rows: Sequence[ScoreRow], num_targets: int, summary: Summary) -> Sco
     if any(not np.array_equal(block[:num_targets], blocks[0][:num_targets]) for block in blocks):
         raise IncompatibleScores(f"{first.sample}: the runs do not agree on the targets; were the images the same?")
     joined = np.concatenate([blocks[0], *(block[num_targets:] for block in blocks[1:])])  # [E, P]
-    row = reduce_distances(torch.from_numpy(joined)[:, None], num_targets, summary.spec.pairing)[0].tolist()
+    row = reduce_distances(torch.from_numpy(joined)[:, None], num_targets, summary.spec)[0].tolist()
     score = score_of(first.sample, first.sample_key or "", row, num_targets, first.num_views or 0, joined)
     return as_row(score, first.role)

@@ -43,7 +43,7 @@ def choose_precision(
         spec: how they are scored.
     """
     exact, seconds = _timed(lambda: _differences(targets, references, views, spec, "float32"))
-    errors = standard_errors(exact, pairing=spec.pairing)
+    errors = standard_errors(exact, pairing=spec.pairing, group=spec.group)
     best, chosen = seconds, PrecisionChoice("float32", 0.0)
     noise = float(errors.square().mean().sqrt())
     for dtype in CANDIDATES.get(views.device.type, ()):
@@ -87,4 +87,5 @@ def distances(encoder: Encoder, views: Tensor, spec: ScoreSpec, dtype: Dtype) ->
         pairing=spec.pairing,
         distance=spec.distance,
         normalize=spec.normalize,
+        group=spec.group,
     )

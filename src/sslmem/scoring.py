@@ -7,6 +7,7 @@ targets and references given.
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 
 import numpy as np
@@ -20,8 +21,10 @@ from sslmem.encoders.encoder import Encoder
 from sslmem.errors import CollapsedEncoder, DeviceUnavailable, SpecError
 from sslmem.precision import CPU_VIEWS, PrecisionChoice, choose_precision, distances
 from sslmem.samples import DecodedSample, Sample, decode_ahead, read_samples
-from sslmem.spec import Pairing, ScoreSpec
+from sslmem.spec import ScoreSpec
 from sslmem.views.make import Image, make_views, original_views
+from sslmem.views.philox import uniforms
+from sslmem.views.sobol import sobol
 
 __all__ = ["Sample", "SampleScore", "Scorer", "default_batch_size", "pick_device", "read_samples", "score"]
 
@@ -206,7 +209,7 @@ class Scorer:
         measured = torch.stack([distances(encoder, views, self._spec, dtype) for encoder in encoders])  # [E, N, P]
         num = len(self._targets)
         kept = measured.transpose(0, 1) if self._keep_distances else None
-        return _Batch(batch, num, self._spec.views, reduce_distances(measured, num, self._spec.pairing), kept)
+        return _Batch(batch, num, self._spec.views, reduce_distances(measured, num, self._spec), kept)
 
     def _views(self, images: list[Image], keys: list[str]) -> Tensor:
         """``[N, V, 3, S, S]``, for the pairing ``original`` ``[N, 1 + V, 3, S, S]`` with the image itself first."""
@@ -219,6 +222,7 @@ class Scorer:
             seed=spec.seed,
             views=range(spec.views),
             device=self._device,
+            numbers=uniforms if spec.sobol is None else partial(sobol, spec.sobol),
         )
         if spec.pairing == "original":
             views = torch.cat([original_views(images, spec.input_size, self._device)[:, None], views], dim=1)
@@ -274,12 +278,12 @@ class _Batch:
         return score_of(sample.name, sample.key, row, self.num_targets, self.num_views, kept)
 
 
-def reduce_distances(measured: Tensor, num_targets: int, pairing: Pairing) -> Tensor:
+def reduce_distances(measured: Tensor, num_targets: int, spec: ScoreSpec) -> Tensor:
     """Alignment distance of each encoder and standard error, float64 ``[N, E + 1]``, from distances ``[E, N, P]``."""
     target, reference = (
         part.double().mean(dim=0) for part in (measured[:num_targets], measured[num_targets:])
     )  # [N, P]
-    errors = standard_errors(reference - target, pairing=pairing)
+    errors = standard_errors(reference - target, pairing=spec.pairing, group=spec.group)
     return torch.cat([measured.double().mean(dim=2), errors[None]]).T
 
 

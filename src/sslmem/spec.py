@@ -13,6 +13,7 @@ from sslmem.recipe import Recipe
 Pairing = Literal["views", "original"]
 Distance = Literal["l2", "l1", "cosine", "angular"]
 Precision = Literal["float32", "auto"]
+Sobol = Literal[2, 4, 8, 16]
 Compat = Literal["paper", "official-code"]
 COMPATS: tuple[Compat, ...] = get_args(Compat)
 
@@ -20,13 +21,14 @@ REPRESENTATIONS = r"pooled|cls|mean|tokens|head|layer:[A-Za-z0-9_.]{1,200}"  # s
 
 # What the published conventions fix (docs/numerics.md says where they differ, and what is not reproduced).
 COMPAT_FIELDS: dict[Compat, dict[str, Any]] = {
-    "paper": {"views": 2, "pairing": "views", "distance": "l2", "normalize": False, "refine": None},
+    "paper": {"views": 2, "pairing": "views", "distance": "l2", "normalize": False, "sobol": None, "refine": None},
     "official-code": {
         "views": 5,
         "pairing": "original",
         "distance": "l2",
         "normalize": True,
         "representation": "tokens",
+        "sobol": None,
         "refine": None,
     },
 }
@@ -65,6 +67,8 @@ class ScoreSpec(BaseModel):
         input_size: side of the square views in pixels.
         representation: which tensor is measured; see ``sslmem.encoders.represent``.
         precision: ``auto`` runs encoders in a lower precision where its error is far below the noise of views.
+        sobol: views in a group that spreads evenly over the augmentations' parameters, as a scrambled Sobol sequence
+            does; pairs are of views of different groups. None: all views are independent.
         refine: a second stage with more views for the highest scores.
         compat: a published convention, which fixes other fields; see ``COMPAT_FIELDS``.
     """
@@ -83,6 +87,7 @@ class ScoreSpec(BaseModel):
     input_size: int = Field(ge=1, le=2048)
     representation: str = Field(default="pooled", pattern=rf"^({REPRESENTATIONS})$")
     precision: Precision = "float32"
+    sobol: Sobol | None = None
     refine: Refine | None = None
     compat: Compat | None = None
 
@@ -102,12 +107,21 @@ class ScoreSpec(BaseModel):
     def _consistent(self) -> Self:
         if self.pairing == "views" and self.views < 2:
             raise SpecError("pairing of views needs at least 2 views; found 1")
+        for views in (self.views, self.refine.views if self.refine is not None else self.views):
+            if views % self.group or (self.pairing == "views" and views == self.group):
+                least = "two or more" if self.pairing == "views" else "whole"
+                raise SpecError(f"sobol={self.group} needs {least} groups of {self.group} views; found {views} views")
         if self.refine is not None and self.refine.views <= self.views:
             raise SpecError(
                 f"the second stage needs more views than the first; found {self.refine.views} after {self.views}"
             )
         object.__setattr__(self, "recipe", self.recipe.sized(self.input_size))
         return self
+
+    @property
+    def group(self) -> int:
+        """Views in a group; views of different groups are independent."""
+        return self.sobol or 1
 
     def canonical_json(self) -> str:
         """The spec as JSON in one fixed spelling, without what is not asked for: so new fields change no digest."""

@@ -14,6 +14,7 @@ import yaml
 from typer.testing import CliRunner
 
 from sslmem.cli.main import app
+from tests.support.schemas import schema_named
 from tests.unit.cases import FAILING, FILE, STRADDLING, Interval, policy_text
 from tests.unit.sslmem.cli.stand_in import AUDIT, DATASET_ID, REFERENCE_ID, ROLES_ID, Answers, answers, serving
 
@@ -48,6 +49,17 @@ def test_action_is_composite_and_gives_every_step_a_shell() -> None:
     assert ACTION["runs"]["using"] == "composite"
     assert all(step["shell"] == "bash" for step in ACTION["runs"]["steps"])
     assert all(item["description"] for item in (*ACTION["inputs"].values(), *ACTION["outputs"].values()))
+
+
+@pytest.mark.parametrize(
+    ("content", "schema"),
+    [
+        (ACTION, "https://json.schemastore.org/github-action.json"),
+        (GITLAB, "https://gitlab.com/gitlab-org/gitlab/-/raw/master/app/assets/javascripts/editor/schema/ci.json"),
+    ],
+)
+def test_files_are_valid_by_the_schemas_of_their_platforms(content: dict[str, Any], schema: str) -> None:
+    schema_named(schema).validate(content)
 
 
 def test_action_reads_the_inputs_that_it_has_and_none_as_code() -> None:

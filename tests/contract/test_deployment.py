@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from service.settings import Settings
+from tests.support.schemas import schema_named
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
@@ -16,6 +17,12 @@ STAGES = {
     part.splitlines()[0].split()[-1]: part
     for part in (ROOT / "Dockerfile").read_text(encoding="utf-8").split("\nFROM ")[1:]
 }
+
+
+@pytest.mark.parametrize("name", ["docker-compose.yml", "docker-compose.gpu.yml"])
+def test_compose_files_are_valid_by_the_compose_specification(name: str) -> None:
+    schema = "https://raw.githubusercontent.com/compose-spec/compose-spec/master/schema/compose-spec.json"
+    schema_named(schema).validate(yaml.safe_load((ROOT / name).read_text(encoding="utf-8")))
 
 
 def test_compose_runs_the_four_programs_on_two_servers() -> None:

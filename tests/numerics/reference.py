@@ -49,12 +49,15 @@ def naive_distance(a: Vector, b: Vector, distance: str) -> float:
     return 2 * math.atan2(*half) / math.pi
 
 
-def naive_distances(vectors: Sequence[Vector], *, pairing: str, distance: str, normalize: bool) -> list[float]:
-    """The distances of one sample's representations, pair by pair."""
+def naive_distances(
+    vectors: Sequence[Vector], *, pairing: str, distance: str, normalize: bool, group: int = 1
+) -> list[float]:
+    """The distances of one sample's representations, pair by pair; views of one group make no pair."""
     if normalize:
         vectors = [[x / norm(v) for x in v] for v in vectors]
-    last = 1 if pairing == "original" else len(vectors)
-    return [naive_distance(vectors[i], vectors[j], distance) for i in range(last) for j in range(i + 1, len(vectors))]
+    pairs = [(i, j) for i in range(len(vectors)) for j in range(i + 1, len(vectors))]
+    pairs = [(i, j) for i, j in pairs if (i == 0 if pairing == "original" else i // group != j // group)]
+    return [naive_distance(vectors[i], vectors[j], distance) for i, j in pairs]
 
 
 def naive_score(
@@ -67,7 +70,9 @@ def naive_score(
         for view in views:
             channels = [(view[c] - encoder.mean[c]) / encoder.std[c] for c in range(3)]
             vectors.append(encoder.module(torch.stack(channels)[None]).flatten().double().tolist())
-        found = naive_distances(vectors, pairing=spec.pairing, distance=spec.distance, normalize=spec.normalize)
+        found = naive_distances(
+            vectors, pairing=spec.pairing, distance=spec.distance, normalize=spec.normalize, group=spec.sobol or 1
+        )
         return math.fsum(found) / len(found)
 
     target, reference = (math.fsum(map(alignment, group)) / len(group) for group in (targets, references))

@@ -33,6 +33,18 @@ def test_alignment_distance_is_that_of_plain_loops(
         np.testing.assert_allclose(distances, expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("group", "views"), [(2, 4), (2, 26), (4, 12), (8, 32)])
+@pytest.mark.parametrize("distance", get_args(Distance))
+def test_alignment_distance_across_groups_is_that_of_plain_loops(distance: Distance, group: int, views: int) -> None:
+    vectors = np.random.default_rng(views).normal(size=(2, views, 6)).astype(np.float32)
+    found = alignment_distances(
+        torch.from_numpy(vectors), pairing="views", distance=distance, normalize=True, group=group
+    )
+    for sample, distances in zip(vectors.astype(np.float64).tolist(), found.double().numpy(), strict=True):
+        expected = naive_distances(sample, pairing="views", distance=distance, normalize=True, group=group)
+        np.testing.assert_allclose(distances, expected, rtol=1e-4)
+
+
 def root_mean_square(errors: Tensor) -> float:
     """The variance is what is estimated without bias; its root is too small on average, of few views by much."""
     return errors.square().mean().sqrt().item()
@@ -120,3 +132,27 @@ def test_variance_estimate_is_unbiased_where_its_bounds_do_not_bind() -> None:
     differences = values[:, first] + values[:, second] + 0.5 * values[:, first] * values[:, second]
     variance = standard_errors(differences, pairing="views").square()
     assert variance.mean().item() == pytest.approx(differences.mean(dim=1).var().item(), rel=0.03)
+
+
+@pytest.mark.parametrize(("pairing", "num_groups"), [("views", 5), ("views", 8), ("original", 2), ("original", 8)])
+@pytest.mark.parametrize("group", [2, 4])
+def test_standard_error_of_groups_is_the_spread_of_repeated_draws(
+    pairing: Pairing, num_groups: int, group: int
+) -> None:
+    """The views of a group are opposites, or nearly so, which no estimate from single views would see."""
+    generator = torch.Generator().manual_seed(group)
+    noise = torch.randn(DRAWS, num_groups, group // 2, 1, 6, generator=generator)
+    opposites = torch.cat([noise, 0.3 * torch.randn(noise.shape, generator=generator) - noise], dim=3)
+    views = opposites.view(DRAWS, num_groups * group, 6)
+    original = torch.ones(DRAWS, 1 if pairing == "original" else 0, 6)
+    weights = torch.linspace(0.2, 2, 6)
+    both = [
+        alignment_distances(
+            torch.cat([original, 1 + views * w], dim=1), pairing=pairing, distance="l2", normalize=False, group=group
+        ).double()
+        for w in (weights, weights.flip(0) * 0.7)
+    ]
+    differences = both[1] - both[0]
+    spread = differences.mean(dim=1).std().item()
+    reported = root_mean_square(standard_errors(differences, pairing=pairing, group=group))
+    assert reported == pytest.approx(spread, rel=0.15)

@@ -1,6 +1,7 @@
 """The standard error of a score, and how few views suffice, on a really trained pair."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -32,13 +33,23 @@ def test_trained_pair_has_memorized_its_candidates(pair: TrainedPair) -> None:
     assert candidates.mean() - external.mean() > 3 * error
 
 
-@pytest.mark.parametrize(("pairing", "views"), [("views", 10), ("views", 5), ("original", 10)])
-def test_standard_error_is_the_spread_over_reseeded_runs(pair: TrainedPair, pairing: Pairing, views: int) -> None:
+@pytest.mark.parametrize(
+    ("pairing", "views", "sobol"),
+    [
+        ("views", 10, None),
+        ("views", 5, None),
+        ("original", 10, None),
+        ("views", 16, 2),
+        ("views", 16, 4),
+        ("original", 16, 4),
+    ],
+)
+def test_standard_error_is_the_spread_over_reseeded_runs(
+    pair: TrainedPair, pairing: Pairing, views: int, sobol: Literal[2, 4] | None
+) -> None:
     samples = pair.candidates[:40] + pair.external[:40]
-    runs = [
-        scores_of(pair, samples, ScoreSpec(recipe=RECIPE, input_size=SIZE, pairing=pairing, views=views, seed=seed))
-        for seed in range(30)
-    ]
+    spec = ScoreSpec(recipe=RECIPE, input_size=SIZE, pairing=pairing, views=views, sobol=sobol)
+    runs = [scores_of(pair, samples, spec.model_copy(update={"seed": seed})) for seed in range(30)]
     values = np.array([[s.score for s in run] for run in runs], dtype=np.float64)  # [runs, samples]
     errors = np.array([[s.standard_error for s in run] for run in runs], dtype=np.float64)
     spread = np.sqrt(values.var(axis=0, ddof=1).mean())

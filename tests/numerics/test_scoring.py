@@ -1,5 +1,6 @@
 """Scores against a naive reference, end to end: view by view, encoder by encoder, pair by pair."""
 
+from functools import partial
 from typing import get_args
 
 import pytest
@@ -11,6 +12,8 @@ from sslmem.recipe import Recipe
 from sslmem.scoring import Sample, SampleScore, score
 from sslmem.spec import Distance, Pairing, ScoreSpec
 from sslmem.views.make import make_views, original_views
+from sslmem.views.philox import uniforms
+from sslmem.views.sobol import sobol
 from tests.numerics.reference import naive_score
 from tests.unit.builders import Pixels, encoder_of, noise, randomize, sample, scene, small_encoder
 
@@ -45,6 +48,7 @@ def _views(image: Pixels, one: Sample, spec: ScoreSpec) -> torch.Tensor:
             seed=spec.seed,
             views=range(v, v + 1),
             device=CPU,
+            numbers=uniforms if spec.sobol is None else partial(sobol, spec.sobol),
         )[0]
         for v in range(spec.views)
     ]
@@ -64,6 +68,11 @@ def test_scores_are_those_of_plain_loops(pairing: Pairing, distance: Distance, *
 def test_several_targets_and_references_are_averaged() -> None:
     targets, references = [small_encoder(seed) for seed in (1, 2)], [small_encoder(seed) for seed in (3, 4, 5)]
     assert_naive(targets, references, ScoreSpec(views=4, seed=3, input_size=16))
+
+
+@pytest.mark.parametrize("pairing", get_args(Pairing))
+def test_scores_of_views_in_groups_are_those_of_plain_loops(pairing: Pairing) -> None:
+    assert_naive([small_encoder(1)], [small_encoder(2)], ScoreSpec(views=6, sobol=2, pairing=pairing, input_size=16))
 
 
 @pytest.mark.parametrize("recipe", ["paper-strong", "paper-independent"])

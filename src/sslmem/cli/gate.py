@@ -47,6 +47,7 @@ def gate(
     std: Annotated[str, typer.Option(help="Normalisation of pixels in 0..1, per channel.")] = "0.229,0.224,0.225",
     views: Annotated[int, typer.Option(help="Augmented views of each sample.")] = 10,
     pairing: Annotated[Pairing, typer.Option(help="views or original.")] = "views",
+    sobol: Annotated[int | None, typer.Option(help="2, 4, 8 or 16 views in a group that spreads evenly; none.")] = None,
     distance: Annotated[Distance, typer.Option(help="Between representations.")] = "l2",
     recipe: Annotated[str, typer.Option(help="Name or YAML file of the augmentations.")] = "simclr",
     seed: Annotated[int, typer.Option(help="Of the views.")] = 0,
@@ -56,14 +57,16 @@ def gate(
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML, a case per rule.")] = None,
     sarif: Annotated[Path | None, typer.Option(help="Write SARIF 2.1.0.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page for review; needs the extra score.")] = None,
-    statement: Annotated[Path | None, typer.Option(help="Write an in-toto statement, to be signed by CI.")] = None,
+    scores: Annotated[Path | None, typer.Option(help="Write the scores as Parquet, for verify.")] = None,
+    statement: Annotated[Path | None, typer.Option(help="Write an in-toto statement.")] = None,
+    sign: Annotated[Path | None, typer.Option(help="Private key in PEM that signs the statement.")] = None,
     soft_fail: Annotated[bool, typer.Option("--soft-fail", help="Status 0 for 1 and 3, too, and say so.")] = False,
 ) -> None:  # fmt: skip
     """Decides whether a target may be released: status 0 passed, 1 violated, 2 not evaluated, 3 inconclusive."""
     rules = load_policy(policy)
-    outputs = Outputs(markdown=markdown, json=json, junit=junit, sarif=sarif, html=html, statement=statement)
+    outputs = Outputs(markdown, json, junit, sarif, html, scores, statement, sign)
     outputs.check()
-    spec: dict[str, Any] = {"views": views, "pairing": pairing, "distance": distance, "seed": seed}
+    spec: dict[str, Any] = {"views": views, "pairing": pairing, "distance": distance, "seed": seed, "sobol": sobol}
     run = _Run(policy, rules, outputs)
     try:
         if server is None and audit is None and dataset is None:
@@ -77,7 +80,8 @@ def gate(
                 std=three_numbers(std),
                 device=device,
             )
-            gate_local.score_case(files, reading, spec | {"recipe": load_recipe(recipe)}, rules.policy, run.finish)
+            spec |= {"recipe": load_recipe(recipe)}
+            gate_local.score_case(files, reading, spec, rules.policy, run.finish, scores)
         else:
             spec |= {"recipe": load_recipe(recipe).as_list(), "representation": representation}
             named = _Named(target, reference, data, dataset, roles, audit)
@@ -113,7 +117,7 @@ class _Run:
     def remotely(self, client: Client, audit_id: str, timeout: float | None) -> None:
         again = f"sslmem gate --policy {shlex.quote(self.policy)} --server {client.url} --audit {audit_id}"
         audit = gate_remote.wait_for(client, audit_id, timeout=timeout, again=again)
-        case, summary = gate_remote.fetch_case(client, audit, self.rules.policy)
+        case, summary = gate_remote.fetch_case(client, audit, self.rules.policy, self.outputs.scores)
         self.finish(case, summary, None, client)
 
     def exit_status(self, *, soft_fail: bool) -> int:

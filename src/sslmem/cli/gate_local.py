@@ -1,14 +1,14 @@
 """Scores computed on this machine, as the gate's case."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sslmem.cli.options import part_progress
 from sslmem.cli.score import announce, make_spec, read_roles_file
-from sslmem.gate.case import Case, make_case
+from sslmem.gate.case import Case, EncoderUsed, make_case
 from sslmem.gate.statement import file_digest
 from sslmem.policy import Policy
 from sslmem.roles import match_roles
@@ -43,8 +43,12 @@ class Reading:
 Finish = Callable[[Case, dict[str, Any], Callable[[str], bytes]], None]
 
 
-def score_case(files: Files, reading: Reading, fields: dict[str, Any], policy: Policy, finish: Finish) -> None:
+def score_case(
+    files: Files, reading: Reading, fields: dict[str, Any], policy: Policy, finish: Finish, keep: Path | None = None
+) -> None:
     """Scores, gathers evidence, and hands case, summary and a reader of images on while the dataset is open.
+
+    The scores are written to ``keep``, if it is given.
 
     Raises:
         SslmemError: an encoder, the dataset, the roles or the spec cannot be used.
@@ -55,7 +59,7 @@ def score_case(files: Files, reading: Reading, fields: dict[str, Any], policy: P
 
     from sslmem.datasets.source import open_dataset  # noqa: PLC0415  numpy, and below torch, take seconds to load
     from sslmem.encoders.load import load_checkpoint, probe  # noqa: PLC0415
-    from sslmem.local import score_dataset  # noqa: PLC0415
+    from sslmem.local import score_dataset, write_scores  # noqa: PLC0415
     from sslmem.report.evidence import gather_evidence  # noqa: PLC0415
     from sslmem.report.quality import measure_quality  # noqa: PLC0415
     from sslmem.samples import read_samples  # noqa: PLC0415
@@ -105,7 +109,11 @@ def score_case(files: Files, reading: Reading, fields: dict[str, Any], policy: P
             read_image=dataset.read,
         )
         summary = scores.summary.model_dump(mode="json")
-        case = make_case(json.loads(evidence.model_dump_json()), summary, files=_digests(files))
+        digests, used = _digests(files), _used(files, (*targets, *references))
+        if keep is not None:
+            write_scores(keep, scores)
+            digests["scores"] = file_digest(keep)
+        case = make_case(json.loads(evidence.model_dump_json()), summary, files=digests, encoders=used)
         finish(case, summary, dataset.read)
 
 
@@ -119,3 +127,20 @@ def _digests(files: Files) -> dict[str, str]:
         found["dataset"] = file_digest(files.data)
     found["roles"] = file_digest(files.roles)
     return found
+
+
+def _used(files: Files, encoders: "Sequence[Encoder]") -> list[EncoderUsed]:
+    parts = [("target", path) for path in files.targets] + [("reference", path) for path in files.references]
+    return [
+        EncoderUsed.model_validate(
+            {
+                "part": part,
+                "file": file_digest(path),
+                "architecture": encoder.report.architecture,
+                "input_size": encoder.input_size,
+                "mean": encoder.mean,
+                "std": encoder.std,
+            }
+        )
+        for (part, path), encoder in zip(parts, encoders, strict=True)
+    ]

@@ -4,14 +4,18 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sslmem.errors import SpecError, SslmemError
+from sslmem.errors import SigningError, SpecError, SslmemError
 from sslmem.formats.junit import render_junit
 from sslmem.formats.markdown import render_markdown, render_not_evaluated
 from sslmem.formats.sarif import render_sarif
 from sslmem.gate.report import Report
+from sslmem.gate.signature import read_signer, sign_statement
 from sslmem.gate.statement import make_statement
+
+if TYPE_CHECKING:
+    from securesystemslib.signer import Signer
 
 Images = Callable[[str], bytes] | None
 
@@ -25,20 +29,27 @@ class Outputs:
     junit: Path | None = None
     sarif: Path | None = None
     html: Path | None = None
+    scores: Path | None = None
     statement: Path | None = None
+    sign: Path | None = None
 
     def check(self) -> None:
         """Finds out before minutes are spent what cannot be written.
 
         Raises:
             SpecError: a file's folder is not there, or it is a folder itself.
-            ModuleNotFoundError: the HTML page needs what is not installed.
+            SigningError: there is nothing to sign, or the key cannot.
+            ModuleNotFoundError: the HTML page or the signature needs what is not installed.
         """
-        for file in (self.markdown, self.json, self.junit, self.sarif, self.html, self.statement):
+        for file in (self.markdown, self.json, self.junit, self.sarif, self.html, self.scores, self.statement):
             if file is not None and (file.is_dir() or not file.parent.is_dir()):
                 raise SpecError(f"expected a file in a folder that exists; found {file}")
         if self.html is not None:
             import sslmem.formats.html  # noqa: F401, PLC0415  needs sslmem[score]
+        if self.sign is not None:
+            if self.statement is None:
+                raise SigningError("--sign signs the statement; expected --statement FILE as well")
+            self._signer(self.sign)
 
     def write(self, report: Report, summary: dict[str, Any], images: Images) -> None:
         """Writes all that was asked for, and the job summary where CI has a place for one.
@@ -51,7 +62,7 @@ class Outputs:
             (self.json, report.to_json),
             (self.junit, lambda: render_junit(report)),
             (self.sarif, lambda: render_sarif(report, Path.cwd())),
-            (self.statement, lambda: make_statement(report)),
+            (self.statement, lambda: self._statement(report)),
         ]
         for place, render in texts:
             if place is not None:
@@ -68,6 +79,15 @@ class Outputs:
             f"{error.detail} [{error.code}]" if isinstance(error, SslmemError) else f"{type(error).__name__} {error}"
         )
         self._summarize(render_not_evaluated(reason))
+
+    def _signer(self, key: Path) -> "Signer":
+        return read_signer(key, os.environ.get("SSLMEM_KEY_PASSWORD"))
+
+    def _statement(self, report: Report) -> str:
+        statement = make_statement(report)
+        if self.sign is None:
+            return statement
+        return sign_statement(statement, self._signer(self.sign))
 
     def _summarize(self, markdown: str) -> None:
         if place := os.environ.get("GITHUB_STEP_SUMMARY"):

@@ -4,15 +4,18 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import typer
+from pydantic import ValidationError
 
 from sslmem.cli.options import samples_progress, stderr
 from sslmem.client.http import TERMINAL, Client, Json
-from sslmem.errors import AuditTakesLonger, RequestRefused
-from sslmem.gate.case import Case, make_case
+from sslmem.errors import AuditTakesLonger, EvidenceError, RequestRefused
+from sslmem.gate.case import Case, EncoderUsed, make_case
+from sslmem.gate.statement import file_digest
 from sslmem.policy import Policy
 
 SAY_AGAIN_SECONDS = 30.0
@@ -106,8 +109,10 @@ def wait_for(client: Client, audit_id: str, *, timeout: float | None, again: str
     return audit
 
 
-def fetch_case(client: Client, audit: Json, policy: Policy) -> tuple[Case, Json]:
+def fetch_case(client: Client, audit: Json, policy: Policy, keep: Path | None = None) -> tuple[Case, Json]:
     """Fetches what an audit that succeeded found, at the levels that the policy states, and its summary.
+
+    The scores are written to ``keep``, if it is given.
 
     Raises:
         EvidenceError: what the service sends is not of the form that this version reads.
@@ -115,21 +120,28 @@ def fetch_case(client: Client, audit: Json, policy: Policy) -> tuple[Case, Json]
     here = f"/v1/audits/{audit['id']}"
     summary = client.get(f"{here}/summary")
     evidence = client.get(f"{here}/evidence", confidence=policy.confidence, fdr=policy.fdr)
-    return make_case(evidence, summary, files=_files(client, audit), audit=str(audit["id"])), summary
-
-
-def _files(client: Client, audit: Json) -> dict[str, str]:
-    files: dict[str, str] = {}
-    for part in ("target", "reference"):
-        for i, item in enumerate(audit[f"{part}_ids"]):
-            encoder = client.get(f"/v1/encoders/{item}")
-            files[_free(files, f"{part}:{encoder['name']}", i)] = encoder["artifact_digest"]
+    files, encoders = _encoders(client, audit)
     dataset = f"/v1/datasets/{audit['dataset_id']}"
     files["dataset"] = client.get(dataset)["artifact_digest"]
     tables: list[dict[str, Any]] = client.get(f"{dataset}/roles")["items"]
     files.update(("roles", table["digest"]) for table in tables if table["id"] == audit["role_set_id"])
-    return files
+    if keep is not None:
+        keep.write_bytes(client.request("GET", f"{here}/scores.parquet").content)
+        files["scores"] = file_digest(keep)
+    return make_case(evidence, summary, files=files, encoders=encoders, audit=str(audit["id"])), summary
 
 
-def _free(files: dict[str, str], name: str, number: int) -> str:
-    return f"{name}#{number + 1}" if name in files else name
+def _encoders(client: Client, audit: Json) -> tuple[dict[str, str], list[EncoderUsed]]:
+    """Digests of the encoders' files by name, and how these were read."""
+    files: dict[str, str] = {}
+    used = []
+    for part in ("target", "reference"):
+        for i, item in enumerate(audit[f"{part}_ids"]):
+            encoder = client.get(f"/v1/encoders/{item}")
+            name = f"{part}:{encoder['name']}"
+            files[f"{name}#{i + 1}" if name in files else name] = encoder["artifact_digest"]
+            try:
+                used.append(EncoderUsed.model_validate({**encoder, "part": part, "file": encoder["artifact_digest"]}))
+            except ValidationError as error:
+                raise EvidenceError(f"the encoder {item} is not of the expected form: {error}") from error
+    return files, used

@@ -16,7 +16,8 @@ from sslmem.cli.verify import verify
 from sslmem.errors import SslmemError
 
 EXIT_NOT_EVALUATED = 2
-OPTIONAL = frozenset({"torch", "torchvision", "timm", "numpy", "scipy", "pyarrow", "jinja2", "PIL", "safetensors"})
+SCORING = ("torch", "torchvision", "timm", "numpy", "scipy", "pyarrow", "jinja2", "PIL", "safetensors")
+EXTRAS = dict.fromkeys(SCORING, "score") | {"cryptography": "sign", "securesystemslib": "sign"}
 VARIADIC = frozenset({"--target", "--reference"})
 
 app = typer.Typer(
@@ -71,9 +72,10 @@ def main() -> None:
         print("sslmem: interrupted", file=sys.stderr)
         sys.exit(EXIT_NOT_EVALUATED)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] not in OPTIONAL:
+        extra = EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None:
             _unexpected()
-        print(f"sslmem: this needs {error.name}: pip install 'sslmem[score]'", file=sys.stderr)
+        print(f"sslmem: this needs {error.name}: pip install 'sslmem[{extra}]'", file=sys.stderr)
         sys.exit(EXIT_NOT_EVALUATED)
     except Exception:  # noqa: BLE001  the interpreter would end with 1, which says that a policy was violated
         _unexpected()

@@ -14,13 +14,12 @@ def merge(
     json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
     """Merges scores of more samples, or with more references (scored with --keep-distances), into one file."""
-    from sslmem.merge import merge_scores, read_scores  # noqa: PLC0415  numpy and torch take seconds to load
-    from sslmem.report.rows import write_parquet  # noqa: PLC0415
+    from sslmem.local import write_scores  # noqa: PLC0415  numpy and torch take seconds to load
+    from sslmem.merge import merge_scores, read_scores  # noqa: PLC0415
 
     merged = merge_scores([read_scores(file) for file in files])
     summary = merged.summary
-    metadata = [("summary", summary.model_dump_json()), ("spec_digest", summary.spec_digest)]
-    write_parquet(out, merged.rows, summary.scales, metadata)
+    write_scores(out, merged)
     if json:
         print(summary.model_dump_json())
     else:

@@ -33,6 +33,7 @@ def score(
     std: Annotated[str, typer.Option(help="Normalisation of pixels in 0..1, per channel.")] = "0.229,0.224,0.225",
     views: Annotated[int | None, typer.Option(help="Augmented views of each sample; 10.")] = None,
     pairing: Annotated[Pairing | None, typer.Option(help="views: all pairs, the default; original: with each.")] = None,
+    sobol: Annotated[int | None, typer.Option(help="2, 4, 8 or 16 views in a group that spreads evenly; none.")] = None,
     distance: Annotated[Distance | None, typer.Option(help="Between representations; l2.")] = None,
     normalize: Annotated[bool | None, typer.Option(help="Scale representations to unit length first; yes.")] = None,
     recipe: Annotated[str | None, typer.Option(help="Name or YAML file of the augmentations; simclr.")] = None,
@@ -56,6 +57,7 @@ def score(
     given = {
         "views": views,
         "pairing": pairing,
+        "sobol": sobol,
         "distance": distance,
         "normalize": normalize,
         "recipe": parsed_recipe,
@@ -74,9 +76,8 @@ def score(
 
     from sslmem.datasets.source import open_dataset  # noqa: PLC0415  numpy, and below torch, take seconds to load
     from sslmem.encoders.load import load_checkpoint, probe  # noqa: PLC0415
-    from sslmem.local import score_dataset  # noqa: PLC0415
+    from sslmem.local import score_dataset, write_scores  # noqa: PLC0415
     from sslmem.report.html import render_report  # noqa: PLC0415
-    from sslmem.report.rows import write_parquet  # noqa: PLC0415
     from sslmem.scoring import pick_device  # noqa: PLC0415
 
     with open_dataset(data) as dataset:
@@ -120,8 +121,7 @@ def score(
                 advance=lambda part: progress.update(task, completed=part),
             )
         summary = scores.summary
-        metadata = [("summary", summary.model_dump_json()), ("spec_digest", spec.digest)]
-        write_parquet(out, scores.rows, summary.scales, metadata)
+        write_scores(out, scores)
         if report is not None:
             title = f"Audit of {target[0].name}"
             report.write_text(render_report(summary, dataset.read, title=title), encoding="utf-8")

@@ -4,8 +4,8 @@ The gate reads JSON because it also runs where numpy, which computes the evidenc
 """
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
@@ -66,6 +66,17 @@ class SignificantSample(_Read):
     q_value: float
 
 
+class EncoderUsed(_Read):
+    """How an encoder's file was read, so that it can be read so again; see ``load_checkpoint``."""
+
+    part: Literal["target", "reference"]
+    file: str
+    architecture: str
+    input_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
 class Case(_Read):
     """What an audit found, as far as a verdict rests on it.
 
@@ -83,7 +94,9 @@ class Case(_Read):
         spec_digest: of the score spec.
         target_digests: of the targets' weights.
         reference_digests: of the references' weights.
-        files: digests of the files that went in, by what they are: ``target:NAME``, ``dataset``, ``roles``.
+        files: digests of the files that went in, by what they are: ``target:NAME``, ``dataset``, ``roles``; and of the
+            file of ``scores`` that came out, if one was written.
+        encoders: how the encoders' files were read, if that is known.
         audit: the audit's id, if a server keeps it.
     """
 
@@ -101,6 +114,7 @@ class Case(_Read):
     target_digests: list[str]
     reference_digests: list[str]
     files: dict[str, str] = {}
+    encoders: list[EncoderUsed] = []
     audit: str | None = None
 
     @property
@@ -117,6 +131,7 @@ def make_case(
     summary: Mapping[str, Any],
     *,
     files: Mapping[str, str] | None = None,
+    encoders: Sequence[EncoderUsed] = (),
     audit: str | None = None,
 ) -> Case:
     """Puts evidence and summary of one audit together.
@@ -125,6 +140,7 @@ def make_case(
         evidence: JSON form of the audit's evidence.
         summary: JSON form of its summary.
         files: digests of what went in.
+        encoders: how they were read.
         audit: its id.
 
     Raises:
@@ -146,6 +162,7 @@ def make_case(
                 "num_samples": summary["num_samples"],
                 "num_skipped": summary["num_skipped"],
                 "files": dict(files or {}),
+                "encoders": list(encoders),
                 "audit": audit,
             }
         )

@@ -41,6 +41,18 @@ def philox(counter: NDArray[np.uint32], key: NDArray[np.uint32]) -> NDArray[np.u
     return np.stack(np.broadcast_arrays(c0, c1, c2, c3), axis=-1)
 
 
+def words(seed: int, keys: Sequence[str], indices: NDArray[np.int64], count: int) -> NDArray[np.uint32]:
+    """Draws random 32-bit words ``[N, V, count]`` for N sample keys and V indices below 2^32."""
+    blocks = -(-count // 4)
+    digests = b"".join(hashlib.sha256(key.encode()).digest()[:8] for key in keys)
+    key = np.frombuffer(digests, dtype="<u4").reshape(-1, 1, 1, 2)  # [N, 1, 1, 2]
+    counter = np.empty((1, len(indices), blocks, 4), dtype=np.uint32)  # [1, V, B, 4]
+    counter[..., 0] = np.arange(blocks)
+    counter[..., 1] = indices[:, None]
+    counter[..., 2], counter[..., 3] = seed & 0xFFFFFFFF, seed >> 32
+    return philox(counter, key).reshape(len(keys), len(indices), 4 * blocks)[..., :count]
+
+
 def uniforms(seed: int, keys: Sequence[str], views: range, count: int) -> NDArray[np.float64]:
     """Draws numbers uniform in (0, 1) for views of samples.
 
@@ -53,13 +65,6 @@ def uniforms(seed: int, keys: Sequence[str], views: range, count: int) -> NDArra
     Returns:
         ``[N, V, count]``.
     """
-    blocks = -(-count // 4)
-    digests = b"".join(hashlib.sha256(key.encode()).digest()[:8] for key in keys)
-    key = np.frombuffer(digests, dtype="<u4").reshape(-1, 1, 1, 2)  # [N, 1, 1, 2]
-    counter = np.empty((1, len(views), blocks, 4), dtype=np.uint32)  # [1, V, B, 4]
-    counter[..., 0] = np.arange(blocks)
-    counter[..., 1] = np.arange(views.start, views.stop, views.step)[:, None]
-    counter[..., 2], counter[..., 3] = seed & 0xFFFFFFFF, seed >> 32
-    words = philox(counter, key).reshape(len(keys), len(views), 4 * blocks)
-    numbers: NDArray[np.float64] = (words[..., :count].astype(np.float64) + 0.5) / 2.0**32
+    indices = np.arange(views.start, views.stop, views.step)
+    numbers: NDArray[np.float64] = (words(seed, keys, indices, count).astype(np.float64) + 0.5) / 2.0**32
     return numbers

@@ -29,16 +29,17 @@ def test_audit_of_the_service_gets_its_verdict(
     sslmem: Run, url: str, context: Context, tmp_path: Path, value: float, status: int
 ) -> None:
     audit = rows.succeeded_audit(context, 400)
-    report, statement = tmp_path / "report.json", tmp_path / "statement.json"
+    report, statement, scores = tmp_path / "report.json", tmp_path / "statement.json", tmp_path / "scores.parquet"
     where = ("--server", url, "--audit", audit.id)
     minimum = {"max_skipped_share": 0.1}
     ended = sslmem(
-        "gate", "--policy", policy(tmp_path, value, minimum=minimum), *where, "--json", report, "--statement", statement
-    )
+        "gate", "--policy", policy(tmp_path, value, minimum=minimum), *where, "--json", report, "--scores", scores,
+        "--statement", statement,
+    )  # fmt: skip
     assert ended.status == status, ended
     content: dict[str, Any] = json.loads(report.read_text())
     assert content["case"]["audit"] == str(audit.id)
-    assert sslmem("verify", statement, "--report", report).status == 0
+    assert sslmem("verify", statement, "--report", report, "--scores", scores).status == 0
 
 
 def test_gate_requests_an_audit_and_follows_it(

@@ -35,6 +35,7 @@ CHANGES: dict[str, Any] = {
     "input_size": 33,
     "representation": "tokens",
     "precision": "auto",
+    "sobol": 2,
     "refine": {"views": 128},
 }
 
@@ -164,3 +165,26 @@ def test_spec_without_an_input_size_is_refused() -> None:
 def test_spec_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         ScoreSpec(input_size=32).seed = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("fields", "group"), [({}, 1), ({"sobol": 2}, 2), ({"views": 16, "sobol": 4}, 4)])
+def test_group_is_one_view_unless_it_is_asked_for(fields: dict[str, Any], group: int) -> None:
+    assert ScoreSpec(input_size=32, **fields).group == group
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({"views": 10, "sobol": 4}, 10),
+        ({"views": 4, "sobol": 4}, 4),
+        ({"views": 2, "sobol": 4, "pairing": "original"}, 2),
+        ({"views": 8, "sobol": 4, "refine": {"views": 18}}, 18),
+    ],
+)
+def test_views_must_make_whole_groups(fields: dict[str, Any], found: int) -> None:
+    with pytest.raises(SpecError, match=rf"groups of 4 views; found {found} views"):
+        ScoreSpec(input_size=32, **fields)
+
+
+def test_one_group_will_do_for_the_original() -> None:
+    assert ScoreSpec(input_size=32, views=4, sobol=4, pairing="original").group == 4

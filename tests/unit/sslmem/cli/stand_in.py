@@ -34,7 +34,10 @@ def audit(state: str = "succeeded", **changes: object) -> dict[str, Any]:
 
 
 def encoder(name: str, digest: str) -> dict[str, Any]:
-    return {"id": TARGET_ID, "name": name, "state": "ready", "artifact_digest": digest, "weights_digest": SPEC}
+    return {
+        "id": TARGET_ID, "name": name, "state": "ready", "artifact_digest": digest, "weights_digest": SPEC,
+        "architecture": "resnet18", "input_size": 32, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25],
+    }  # fmt: skip
 
 
 def answers(metrics: Mapping[str, Interval] | None = None, **changes: object) -> Answers:

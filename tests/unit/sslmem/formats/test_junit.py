@@ -1,13 +1,16 @@
-"""JUnit XML as GitLab and Jenkins read it. Its schema is not to be had here; the structure they need is checked."""
+"""JUnit XML as GitLab and Jenkins read it: valid by the rules of Jenkins' schema, told anew beside this file."""
 
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
+from xmlschema import XMLSchema, XMLSchemaException
 
 from sslmem.formats.junit import render_junit
 from sslmem.gate.report import Report
 from tests.unit.cases import FAILING, STRADDLING, a_case, a_report, a_rule, a_waiver
 
+SCHEMA = XMLSchema(Path(__file__).with_name("junit.xsd"))
 REPORTS = {
     "passed": a_report(),
     "failed": a_report(a_case(FAILING)),
@@ -28,6 +31,23 @@ def suite_of(report: Report) -> ET.Element:
 def case_of(report: Report, name: str = "separation") -> ET.Element:
     (case,) = (case for case in suite_of(report).iter("testcase") if case.get("name") == name)
     return case
+
+
+@pytest.mark.parametrize("report", REPORTS.values(), ids=REPORTS)
+def test_results_are_valid_by_the_schema(report: Report) -> None:
+    SCHEMA.validate(render_junit(report))
+
+
+@pytest.mark.parametrize(
+    ("found", "instead"), [('name="separation"', ""), ("<failure", "<fault"), ('tests="2"', 'tests="x"')]
+)
+def test_schema_refuses_other_results(found: str, instead: str) -> None:
+    text = render_junit(REPORTS["failed"])
+    assert found in text
+    with pytest.raises(XMLSchemaException):
+        SCHEMA.validate(
+            text.replace(found, instead).replace("</failure", "</fault" if "fault" in instead else "</failure")
+        )
 
 
 @pytest.mark.parametrize("report", REPORTS.values(), ids=REPORTS)

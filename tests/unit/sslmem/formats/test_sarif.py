@@ -1,4 +1,4 @@
-"""SARIF 2.1.0. Its JSON Schema is not to be had here; what it and GitHub's code scanning require is checked by hand."""
+"""SARIF 2.1.0: valid by its schema, and with what code scanning requires besides."""
 
 import json
 import re
@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import ValidationError
 
 from sslmem.formats.sarif import render_sarif
 from sslmem.gate.report import Report, make_report
 from sslmem.policy import load_policy, parse_policy
+from tests.support.schemas import schema_named
 from tests.unit.cases import FAILING, REASON, STRADDLING, TODAY, a_case, a_report, a_rule, a_waiver, policy_text
 
 REPORTS = {
@@ -28,6 +30,19 @@ def run_of(report: Report, base: Path | None = None) -> dict[str, Any]:
     (run,) = log["runs"]
     assert isinstance(run, dict)
     return run
+
+
+@pytest.mark.parametrize("report", REPORTS.values(), ids=REPORTS)
+def test_log_is_valid_by_the_schema_that_it_names(report: Report) -> None:
+    log = json.loads(render_sarif(report))
+    schema_named(log["$schema"]).validate(log)
+
+
+def test_schema_refuses_what_is_no_sarif() -> None:
+    log = json.loads(render_sarif(REPORTS["failed"]))
+    log["runs"][0]["results"][0]["level"] = "fatal"
+    with pytest.raises(ValidationError, match="fatal"):
+        schema_named(log["$schema"]).validate(log)
 
 
 @pytest.mark.parametrize("report", REPORTS.values(), ids=REPORTS)

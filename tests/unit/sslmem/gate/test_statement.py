@@ -5,6 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
+from google.protobuf.json_format import ParseDict
+from in_toto_attestation.predicates.test_result.v0.test_result_pb2 import TestResult as Result
+from in_toto_attestation.v1.resource_descriptor import ResourceDescriptor
+from in_toto_attestation.v1.statement import Statement
+from in_toto_attestation.v1.statement_pb2 import Statement as StatementProto
 
 from sslmem.errors import EvidenceError, StatementError
 from sslmem.gate.report import Report
@@ -21,6 +26,16 @@ def test_statement_is_an_in_toto_test_result_about_the_targets_file() -> None:
     predicate = statement["predicate"]
     assert (predicate["result"], predicate["passedTests"]) == ("PASSED", ["separation"])
     assert predicate["warnedTests"] == predicate["failedTests"] == []
+
+
+@pytest.mark.parametrize("report", [a_report(), a_report(a_case(FAILING)), a_report(a_case(STRADDLING))])
+def test_statement_is_read_by_in_totos_own_library(report: Report) -> None:
+    statement = json.loads(make_statement(report))
+    Statement.copy_from_pb(ParseDict(statement, StatementProto())).validate()
+    result = ParseDict(statement["predicate"], Result())
+    assert result.result == statement["predicate"]["result"]
+    for part in result.configuration:
+        ResourceDescriptor.copy_from_pb(part).validate()
 
 
 def test_statement_names_all_that_the_verdict_rests_on() -> None:
