@@ -1,11 +1,12 @@
 """Scores a dataset on this machine: what ``sslmem score`` and notebooks use."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from sslmem.conditions import Conditions
 from sslmem.datasets.source import Dataset
 from sslmem.encoders.encoder import Encoder
 from sslmem.refine import num_forwards, score_refined
@@ -52,6 +53,26 @@ def as_row(score: SampleScore, role: str | None) -> ScoreRow:
     )
 
 
+def as_local(
+    scores: Iterable[SampleScore],
+    spec: ScoreSpec,
+    targets: Sequence[Encoder],
+    references: Sequence[Encoder],
+    roles: Mapping[str, Role] | None,
+    conditions: Sequence[Conditions],
+) -> LocalScores:
+    """Scores as rows, with their summary."""
+    rows = [as_row(score, roles[score.name] if roles is not None else None) for score in scores]
+    summary = summarize(
+        rows,
+        spec,
+        target_digests=[encoder.weights_digest for encoder in targets],
+        reference_digests=[encoder.weights_digest for encoder in references],
+        conditions=conditions,
+    )
+    return LocalScores(rows, summary)
+
+
 def score_dataset(
     targets: Sequence[Encoder],
     references: Sequence[Encoder],
@@ -90,19 +111,12 @@ def score_dataset(
         return made
 
     total, done = num_forwards(len(names), spec), 0
-    found: dict[str, ScoreRow] = {}
+    found: dict[str, SampleScore] = {}
     for batch in score_refined(scorer, spec, lambda chosen: read_samples(dataset, chosen), names):
         for score in batch:
-            found[score.name] = as_row(score, roles[score.name] if roles is not None else None)
+            found[score.name] = score
         stage = spec.refine.views if spec.refine is not None and len(scorers) > 1 else spec.views
         done += len(batch) * stage
         advance(min(1.0, done / total))
-    rows = [found[name] for name in names]
-    summary = summarize(
-        rows,
-        spec,
-        target_digests=[encoder.weights_digest for encoder in targets],
-        reference_digests=[encoder.weights_digest for encoder in references],
-        conditions=[made.conditions for made in scorers],
-    )
-    return LocalScores(rows, summary)
+    conditions = [made.conditions for made in scorers]
+    return as_local([found[name] for name in names], spec, targets, references, roles, conditions)

@@ -1,12 +1,11 @@
-"""Scores only as many samples as a verdict needs: a group-sequential test of the candidate excess against a bound.
+"""Scores only as many samples as a decision needs: a group-sequential design.
 
-Candidates and externals are scored in random order, batch by batch, each with all its views at once: the pairs
-between early and late views would need the early representations, and a score keeps its meaning. After each batch
-two one-sided tests ask whether the excess is certainly above the bound, or certainly not. Looking often finds
-something by chance more often, so each look may spend only a part of the error: by the spending function of Lan and
-DeMets (Biometrika 70(3), 1983) of the type of O'Brien and Fleming (1979), 2 - 2 Phi(z / sqrt(t)) after a share t of
-the samples, which spends almost nothing early. The limits follow by numerical integration over the Brownian motion
-that the statistic is in the large (Armitage, McPherson, Rowe 1969; Jennison and Turnbull 2000, chapter 19).
+Samples are scored in random order, all roles alike, batch by batch. After each batch one looks whether the answer is
+certain. Looking often finds something by chance more often, so each look may spend only a part of the error: by the
+spending function of Lan and DeMets (Biometrika 70(3), 1983) of the type of O'Brien and Fleming (1979),
+2 - 2 Phi(z / sqrt(t)) after a share t of the samples, which spends almost nothing early. The limits follow by
+numerical integration over the Brownian motion that an estimate is in the large, if it is a mean over samples or nearly
+one (Armitage, McPherson, Rowe 1969; Jennison and Turnbull 2000, chapters 11 and 19).
 """
 
 import functools
@@ -22,7 +21,7 @@ from scipy.special import ndtr, ndtri
 from sslmem.errors import SpecError
 from sslmem.report.effects import Difference
 from sslmem.report.statistics import Interval
-from sslmem.roles import Role
+from sslmem.roles import ROLES, Role
 from sslmem.samples import Sample
 from sslmem.scoring import SampleScore
 
@@ -45,16 +44,35 @@ class Scores(Protocol):
 
 @dataclass(frozen=True)
 class Look:
-    """What one look saw.
+    """A look at the scores so far.
 
     Attributes:
+        number: from 1.
+        num_looks: that there are at most.
         share: of the samples that were scored.
-        z: of the excess minus the bound.
-        limit: that ``z`` had to exceed in size.
-        excess: estimate with a repeated confidence interval (Jennison and Turnbull 1989, JRSS B 51(3)): those of all
-            looks together cover at the stated level, so that it may be read whenever the run stopped. The bound lies
-            outside just when ``z`` exceeds the limit.
+        limit: what a standard normal statistic has to exceed in size to be certain.
+        confidence: two-sided, of an interval that leaves out a value just when that is certain. These intervals of all
+            looks together cover at the stated level (repeated confidence intervals, Jennison and Turnbull 1989,
+            JRSS B 51(3)), so that each may be read whenever the run stopped.
+        scores: so far, in the order of scoring.
     """
+
+    number: int
+    num_looks: int
+    share: float
+    limit: float
+    confidence: float
+    scores: list[SampleScore]
+
+    @property
+    def is_last(self) -> bool:
+        """Whether all samples are scored."""
+        return self.number == self.num_looks
+
+
+@dataclass(frozen=True)
+class ExcessLook:
+    """What one look saw of the excess: an estimate with a repeated confidence interval, and its statistic."""
 
     share: float
     z: float
@@ -76,7 +94,7 @@ class SequentialResult:
     verdict: Verdict
     scores: list[SampleScore]
     num_samples: int
-    looks: list[Look] = field(default_factory=list)
+    looks: list[ExcessLook] = field(default_factory=list)
 
     @property
     def share_scored(self) -> float:
@@ -118,6 +136,58 @@ def limits(shares: tuple[float, ...], level: float) -> tuple[float, ...]:
     return tuple(found)
 
 
+def score_in_looks(
+    scorer: Scores,
+    read: Callable[[Sequence[str]], Iterable[Sample]],
+    roles: Mapping[str, Role],
+    *,
+    confidence: float = 0.95,
+    least: Mapping[Role, int] | None = None,
+    num_looks: int = NUM_LOOKS,
+    seed: int = 0,
+) -> Iterator[Look]:
+    """Scores samples in random order, and gives a look after each of some equal parts; whoever is certain stops.
+
+    The scores are those of a full run, of fewer samples. Each of the two wrong answers is given with probability at
+    most (1 - confidence) / 2 over all looks, the error of one end of a full run's interval.
+
+    Args:
+        scorer: of targets, references and spec.
+        read: the samples of these names, in their order.
+        roles: of the samples by name; each look has the same share of every role.
+        confidence: two-sided level.
+        least: so many samples of a role must be scored before the first look.
+        num_looks: at most so many.
+        seed: of the order of the samples.
+
+    Raises:
+        SpecError: there are fewer than two candidates or externals.
+        CollapsedEncoder: an encoder maps different images to one representation.
+    """
+    queues = {role: _shuffled(roles, role, seed) for role in ROLES}
+    sizes = {role: len(queue) for role, queue in queues.items()}
+    if min(sizes["candidate"], sizes["external"]) < 2:
+        raise SpecError(
+            f"a decision needs at least 2 candidates and 2 externals; "
+            f"found {sizes['candidate']} and {sizes['external']}"
+        )
+    wanted: dict[Role, int] = {"candidate": MIN_AT_LOOK, "external": MIN_AT_LOOK}
+    for role, number in (least or {}).items():
+        wanted[role] = max(wanted.get(role, 0), number)
+    first = min(1.0, max(number / max(1, sizes[role]) for role, number in wanted.items()))
+    shares = [share for share in np.linspace(0, 1, num_looks + 1)[1:].tolist() if share >= first]
+    allowed = limits(tuple(shares), (1 - confidence) / 2)
+    scores: list[SampleScore] = []
+    done = dict.fromkeys(queues, 0)
+    for number, (share, limit) in enumerate(zip(shares, allowed, strict=True), start=1):
+        upto = {role: round(share * size) for role, size in sizes.items()}
+        names = [name for role, queue in queues.items() for name in queue[done[role] : upto[role]]]
+        scores += [score for batch in scorer.score(read(names)) for score in batch]
+        done = upto
+        level = 1 - 2 * float(ndtr(-min(limit, FAR)))
+        yield Look(number, len(shares), share, limit, level, list(scores))
+
+
 def score_until_decided(
     scorer: Scores,
     read: Callable[[Sequence[str]], Iterable[Sample]],
@@ -129,9 +199,6 @@ def score_until_decided(
     seed: int = 0,
 ) -> SequentialResult:
     """Scores candidates and externals until the excess is certainly above a bound or certainly not.
-
-    Each of the two answers is wrong with probability at most (1 - confidence) / 2, the error of one end of a full
-    run's interval. The scores are those of a full run, of fewer samples.
 
     Args:
         scorer: of targets, references and spec.
@@ -146,33 +213,23 @@ def score_until_decided(
         SpecError: there are fewer than two candidates or externals.
         CollapsedEncoder: an encoder maps different images to one representation.
     """
-    queues = [_shuffled(roles, role, seed) for role in ("candidate", "external")]
-    sizes = [len(queue) for queue in queues]
-    if min(sizes) < 2:
-        raise SpecError(f"a decision needs at least 2 candidates and 2 externals; found {sizes[0]} and {sizes[1]}")
-    first = min(1.0, MIN_AT_LOOK / min(sizes))
-    shares = [share for share in np.linspace(0, 1, num_looks + 1)[1:].tolist() if share >= first]
-    allowed = limits(tuple(shares), (1 - confidence) / 2)
+    two = {name: role for name, role in roles.items() if role in ("candidate", "external")}
+    seen: list[ExcessLook] = []
     scores: list[SampleScore] = []
-    looks: list[Look] = []
-    done = [0, 0]
-    for share, limit in zip(shares, allowed, strict=True):
-        upto = [round(share * size) for size in sizes]
-        names = [name for queue, i, j in zip(queues, done, upto, strict=True) for name in queue[i:j]]
-        scores += [score for batch in scorer.score(read(names)) for score in batch]
-        done = upto
+    for look in score_in_looks(scorer, read, two, confidence=confidence, num_looks=num_looks, seed=seed):
+        scores = look.scores
         ours, null = (
-            np.array([s.score for s in scores if s.score is not None and roles[s.name] == role], dtype=np.float64)
+            np.array([s.score for s in scores if s.score is not None and two[s.name] == role], dtype=np.float64)
             for role in ("candidate", "external")
         )
         if min(len(ours), len(null)) < 2:
             continue
         difference = Difference.of(ours, null)
-        z, widest = difference.z(bound), min(limit, FAR)
-        looks.append(Look(share, z, limit, difference.interval(1 - 2 * float(ndtr(-widest)))))
-        if abs(z) > limit:
-            return SequentialResult("above" if z > 0 else "at-most", scores, sum(sizes), looks)
-    return SequentialResult("undecided", scores, sum(sizes), looks)
+        z = difference.z(bound)
+        seen.append(ExcessLook(look.share, z, look.limit, difference.interval(look.confidence)))
+        if abs(z) > look.limit:
+            return SequentialResult("above" if z > 0 else "at-most", scores, len(two), seen)
+    return SequentialResult("undecided", scores, len(two), seen)
 
 
 def _shuffled(roles: Mapping[str, Role], role: Role, seed: int) -> list[str]:

@@ -3,8 +3,8 @@
 import os
 import shlex
 import sys
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
@@ -17,10 +17,10 @@ from sslmem.cli.connection import connect
 from sslmem.cli.gate_outputs import Images, Outputs
 from sslmem.cli.options import load_recipe, stderr, three_numbers
 from sslmem.client.http import Client
-from sslmem.errors import EvidenceError, PolicyError
+from sslmem.errors import EvidenceError, PolicyError, SpecError
 from sslmem.formats.console import print_report
 from sslmem.gate.case import Case
-from sslmem.gate.decide import NOT_EVALUATED, PASSED
+from sslmem.gate.decide import NOT_EVALUATED, PASSED, Decision, decide
 from sslmem.gate.report import make_report, read_report
 from sslmem.policy import PolicyFile, load_policy
 from sslmem.spec import Distance, Pairing
@@ -52,6 +52,7 @@ def gate(
     recipe: Annotated[str, typer.Option(help="Name or YAML file of the augmentations.")] = "simclr",
     seed: Annotated[int, typer.Option(help="Of the views.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda, without a server.")] = "auto",
+    sequential: Annotated[bool, typer.Option("--sequential", help="Stop once the verdict is certain.")] = False,
     markdown: Annotated[Path | None, typer.Option(help="Write the job summary that GITHUB_STEP_SUMMARY gets.")] = None,
     json: Annotated[Path | None, typer.Option("--json", help="Write the report, for baselines and verify.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML, a case per rule.")] = None,
@@ -81,8 +82,19 @@ def gate(
                 device=device,
             )
             spec |= {"recipe": load_recipe(recipe)}
-            gate_local.score_case(files, reading, spec, rules.policy, run.finish, scores)
+            gate_local.score_case(
+                files,
+                reading,
+                spec,
+                rules.policy,
+                decide=run.decide,
+                finish=run.finish,
+                keep=scores,
+                sequential=sequential,
+            )
         else:
+            if sequential:
+                raise SpecError("--sequential is for scoring on this machine; a service scores every sample")
             spec |= {"recipe": load_recipe(recipe).as_list(), "representation": representation}
             named = _Named(target, reference, data, dataset, roles, audit)
             with connect(server or os.environ.get("SSLMEM_URL"), token) as client:
@@ -104,11 +116,22 @@ class _Run:
     policy: str
     rules: PolicyFile
     outputs: Outputs
+    today: date = field(default_factory=lambda: datetime.now(UTC).date())
     status: int | None = None
+    _baselines: dict[str, Case] | None = None
+
+    def baselines(self, client: Client | None) -> dict[str, Case]:
+        """The cases that rules compare with, read once."""
+        if self._baselines is None:
+            self._baselines = _baselines(self.rules, client)
+        return self._baselines
+
+    def decide(self, case: Case) -> Decision:
+        """Decides on a case that there is no report of yet."""
+        return decide(case, self.rules.policy, self.today, self.baselines(None))
 
     def finish(self, case: Case, summary: dict[str, Any], images: Images = None, client: Client | None = None) -> None:
-        today = datetime.now(UTC).date()
-        report = make_report(case, self.rules, today, _baselines(self.rules, client))
+        report = make_report(case, self.rules, self.today, self.baselines(client))
         self.outputs.write(report, summary, images)
         # A CI log has no width of its own.
         print_report(report, Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH))

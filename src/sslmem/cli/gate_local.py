@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 from sslmem.cli.options import part_progress
 from sslmem.cli.score import announce, make_spec, read_roles_file
 from sslmem.gate.case import Case, EncoderUsed, make_case
+from sslmem.gate.decide import Decision
 from sslmem.gate.statement import file_digest
 from sslmem.policy import Policy
 from sslmem.roles import match_roles
+from sslmem.spec import ScoreSpec
 
 if TYPE_CHECKING:
     from sslmem.encoders.encoder import Encoder
+    from sslmem.local import LocalScores
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,27 @@ Finish = Callable[[Case, dict[str, Any], Callable[[str], bytes]], None]
 
 
 def score_case(
-    files: Files, reading: Reading, fields: dict[str, Any], policy: Policy, finish: Finish, keep: Path | None = None
+    files: Files,
+    reading: Reading,
+    fields: dict[str, Any],
+    policy: Policy,
+    *,
+    decide: Callable[[Case], Decision],
+    finish: Finish,
+    keep: Path | None = None,
+    sequential: bool = False,
 ) -> None:
     """Scores, gathers evidence, and hands case, summary and a reader of images on while the dataset is open.
 
-    The scores are written to ``keep``, if it is given.
+    Args:
+        files: what to score.
+        reading: how to read the checkpoints.
+        fields: of the score spec.
+        policy: whose levels the evidence is at.
+        decide: by the policy.
+        finish: takes case, summary and reader of images.
+        keep: where to write the scores, if anywhere.
+        sequential: stop as soon as the verdict is certain.
 
     Raises:
         SslmemError: an encoder, the dataset, the roles or the spec cannot be used.
@@ -59,11 +78,12 @@ def score_case(
 
     from sslmem.datasets.source import open_dataset  # noqa: PLC0415  numpy, and below torch, take seconds to load
     from sslmem.encoders.load import load_checkpoint, probe  # noqa: PLC0415
-    from sslmem.local import score_dataset, write_scores  # noqa: PLC0415
+    from sslmem.local import as_local, score_dataset, write_scores  # noqa: PLC0415
     from sslmem.report.evidence import gather_evidence  # noqa: PLC0415
     from sslmem.report.quality import measure_quality  # noqa: PLC0415
     from sslmem.samples import read_samples  # noqa: PLC0415
-    from sslmem.scoring import pick_device  # noqa: PLC0415
+    from sslmem.scoring import Scorer, pick_device  # noqa: PLC0415
+    from sslmem.stopping import Part, score_until_certain  # noqa: PLC0415
 
     device = pick_device(reading.device)
 
@@ -88,33 +108,58 @@ def score_case(
         references = [load(path) for path in files.references]
         fields["representation"] = targets[0].report.representation
         spec = make_spec(**fields, input_size=targets[0].input_size)
+        null = [name for name, role in roles.items() if role == "external"]
+        quality = measure_quality(targets, references, read_samples(dataset, null), spec, device=device)
+        digests, used = _digests(files), _used(files, (*targets, *references))
+
+        def case_of(scores: "LocalScores", confidence: float, *said: str) -> Case:
+            evidence = gather_evidence(
+                scores.rows,
+                scores.summary,
+                confidence=confidence,
+                fdr=policy.fdr,
+                quality=quality,
+                read_image=dataset.read,
+            )
+            found = json.loads(evidence.model_dump_json())
+            found["limits"] = [*said, *found["limits"]]
+            return make_case(found, scores.summary.model_dump(mode="json"), files=digests, encoders=used)
+
+        scorers: dict[int, Scorer] = {}
+
+        def scorer(stage: ScoreSpec) -> Scorer:
+            scorers[stage.views] = Scorer(targets, references, stage, device=device)
+            return scorers[stage.views]
+
+        def so_far(part: Part) -> "LocalScores":
+            conditions = [scorers[part.spec.views].conditions]
+            return as_local(part.scores, part.spec, targets, references, roles, conditions)
+
         with part_progress() as progress:
             task = progress.add_task("scoring", total=1.0)
-            scores = score_dataset(
-                targets,
-                references,
-                dataset,
-                spec,
-                device=device,
-                roles=roles,
-                advance=lambda part: progress.update(task, completed=part),
-            )
-        null = [name for name, role in roles.items() if role == "external"]
-        evidence = gather_evidence(
-            scores.rows,
-            scores.summary,
-            confidence=policy.confidence,
-            fdr=policy.fdr,
-            quality=measure_quality(targets, references, read_samples(dataset, null), spec, device=device),
-            read_image=dataset.read,
-        )
-        summary = scores.summary.model_dump(mode="json")
-        digests, used = _digests(files), _used(files, (*targets, *references))
+
+            def advance(done: float) -> None:
+                progress.update(task, completed=done)
+
+            if sequential:
+                case, part = score_until_certain(
+                    scorer,
+                    lambda names: read_samples(dataset, names),
+                    roles,
+                    spec,
+                    policy,
+                    case_of=lambda part: case_of(so_far(part), part.confidence, part.said),
+                    decide=decide,
+                    advance=advance,
+                )
+                scores = so_far(part)
+            else:
+                scores = score_dataset(targets, references, dataset, spec, device=device, roles=roles, advance=advance)
+                case = case_of(scores, policy.confidence)
         if keep is not None:
             write_scores(keep, scores)
-            digests["scores"] = file_digest(keep)
-        case = make_case(json.loads(evidence.model_dump_json()), summary, files=digests, encoders=used)
-        finish(case, summary, dataset.read)
+            case = case.model_copy(update={"files": {**case.files, "scores": file_digest(keep)}})
+        finish(case, scores.summary.model_dump(mode="json"), dataset.read)
 
 
 def _digests(files: Files) -> dict[str, str]:

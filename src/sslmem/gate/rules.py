@@ -22,6 +22,7 @@ WORDS = {"<=": "at most", ">=": "at least"}
 class _Usable:
     interval: Interval
     n: int
+    confidence: float  # at least the policy's: a run that may stop early has wider intervals
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def judge(rule: Rule, case: Case, baselines: Mapping[str, Case], confidence: flo
         interval = change(measure.interval, before.interval)
     low, estimate, high = interval
     outcome = _compare(rule, low, estimate, high)
-    number = f"{estimate:.4g} ({confidence:.4g} confidence: {low:.4g} to {high:.4g}; n = {measure.n})"
+    number = f"{estimate:.4g} ({measure.confidence:.4g} confidence: {low:.4g} to {high:.4g}; n = {measure.n})"
     allowed = f"{WORDS[rule.op]} {rule.value:g}"
     reason = {
         "passed": f"{what} is {number}; {allowed} is required, and its {_side(rule)} is",
@@ -89,9 +90,9 @@ def _usable(rule: Rule, case: Case, confidence: float, whose: str) -> _Usable | 
         return f"{whose} has no metric {rule.metric}; of {of} it has {known or 'none'}"
     if measure.interval is None:
         return f"{rule.metric} could not be computed for {whose} (n = {measure.n})"
-    if measure.confidence != confidence:
+    if measure.confidence < confidence:
         return f"{rule.metric} of {whose} has confidence {measure.confidence:g}; the policy asks for {confidence:g}"
-    return _Usable(measure.interval, measure.n)
+    return _Usable(measure.interval, measure.n, measure.confidence)
 
 
 def _baseline(rule: Rule, case: Case, baselines: Mapping[str, Case], confidence: float) -> _Usable | str:

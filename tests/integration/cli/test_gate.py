@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from service.context import Context
 from service.settings import Settings
@@ -13,6 +14,7 @@ from tests.integration.cli.conftest import Run
 from tests.support import rows
 from tests.support.driver import working
 from tests.support.materials import EncoderFile, Material
+from tests.unit.builders import scene
 
 CHECKS = ["enough-samples", "roles-apart"]
 
@@ -85,6 +87,46 @@ def test_local_gate_gives_the_same_verdict_and_a_page(
     files = json.loads((tmp_path / "report.json").read_text())["case"]["files"]
     assert files[f"target:{target_file.path.name}"] == target_file.digest
     assert {"dataset", "roles"} <= files.keys()
+
+
+@pytest.mark.parametrize(("value", "status", "part"), [(-1.0, 1, True), (1.0, 0, True), (0.0, 3, False)])
+def test_sequential_gate_scores_no_more_than_the_verdict_needs(
+    alone: Run,
+    target_file: EncoderFile,
+    reference_file: EncoderFile,
+    tmp_path: Path,
+    value: float,
+    status: int,
+    part: bool,
+) -> None:
+    images, table, report = tmp_path / "images", tmp_path / "roles.csv", tmp_path / "report.json"
+    images.mkdir()
+    roles = ["sample,role"]
+    for i in range(160):
+        name = f"{i}.png"
+        Image.fromarray(scene(16, 16, i)).save(images / name)
+        roles.append(f"{name},{'candidate' if i % 2 else 'external'}")
+    table.write_text("\n".join(roles))
+    rules = policy(
+        tmp_path, 0.0, rules=[{"id": "mean", "metric": "candidate.excess", "op": "<=", "value": value}], checks=[]
+    )
+    scores, statement = tmp_path / "scores.parquet", tmp_path / "statement.json"
+    ended = alone(
+        "gate", "--policy", rules, "--target", target_file.path, "--reference", reference_file.path, "--data", images,
+        "--roles", table, "--views", 8, "--architecture", target_file.architecture, "--input-size", 16, "--sequential",
+        "--json", report, "--scores", scores, "--statement", statement,
+    )  # fmt: skip
+    assert ended.status == status, ended
+    case = json.loads(report.read_text())["case"]
+    assert (case["num_samples"] < 160) is part
+    views = 4 if part else 8
+    assert f"{case['num_samples']} of 160 samples with {views} of 8 views" in case["limits"][0]
+    assert alone("verify", statement, "--report", report, "--scores", scores).status == 0
+
+
+def test_service_does_not_stop_early(alone: Run, tmp_path: Path) -> None:
+    ended = alone("gate", "--policy", policy(tmp_path, 1.0), "--server", "http://127.0.0.1:1", "--sequential")
+    assert "a service scores every sample" in ended.line
 
 
 def test_failed_audit_is_not_evaluated(sslmem: Run, url: str, context: Context, tmp_path: Path) -> None:

@@ -345,10 +345,10 @@ def test_job_summary_is_written_even_without_a_verdict(place: Place) -> None:
 
 def test_levels_of_the_policy_are_asked_for(place: Place) -> None:
     with serving(answers()) as (url, seen):
-        policy = place.policy(confidence=0.9, fdr=0.1)
+        policy = place.policy(confidence=0.99, fdr=0.1)
         ended = place.run("--policy", policy, "--server", url, "--audit", AUDIT)
-    assert f"/v1/audits/{AUDIT}/evidence?confidence=0.9&fdr=0.1" in [path for _, path, _ in seen]
-    assert ended.status == 3  # the stand-in answers with another confidence
+    assert f"/v1/audits/{AUDIT}/evidence?confidence=0.99&fdr=0.1" in [path for _, path, _ in seen]
+    assert ended.status == 3  # the stand-in answers with a lower confidence
 
 
 # Requesting an audit
