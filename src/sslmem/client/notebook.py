@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from sslmem.client.http import TERMINAL, Client, Json
+from sslmem.client.plot import Picture, plot_scores
 from sslmem.errors import AuditTakesLonger, RequestRefused
 
 if TYPE_CHECKING:
@@ -68,6 +69,10 @@ class Audit:
         import pyarrow.parquet as pq  # noqa: PLC0415  the light wheel does without
 
         return pq.read_table(io.BytesIO(self._client.request("GET", f"{self._here}/scores.parquet").content))
+
+    def plot(self) -> Picture:
+        """The scores by role as a picture, which a notebook shows; ``.save("scores.svg")`` writes it."""
+        return plot_scores(self.summary())
 
     def report(self) -> str:
         """The report as HTML."""

@@ -29,6 +29,12 @@ def test_summary_and_evidence_are_of_the_audit(audits: Audits, context: Context)
     assert audit.evidence(confidence=0.9)["metrics"]["candidate.auc"]["confidence"] == 0.9
 
 
+def test_scores_are_plotted_by_role(audits: Audits, context: Context) -> None:
+    picture = audits.get(str(rows.succeeded_audit(context, 40).id)).plot()
+    assert picture.svg.startswith("<svg")
+    assert all(f">{role}</text>" in picture.svg for role in ("candidate", "external"))
+
+
 def test_audit_is_requested_and_waited_for(audits: Audits, context: Context) -> None:
     paths = rows.sample_paths(8)
     with context.sessions.begin() as session:
