@@ -7,7 +7,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from sslmem.roles import Role
-from sslmem.spec import REPRESENTATIONS, Compat, Distance, Pairing, Precision, Sobol
+from sslmem.spec import REPRESENTATIONS, Compat, Distance, Pairing, Precision, Stratify
 
 Item = TypeVar("Item")
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", examples=["sha256:" + "0" * 64])]
@@ -123,7 +123,9 @@ class SpecBody(Body):
         description="The tensor that is measured; auto is what the encoders' method asks for.",
     )
     precision: Precision = "float32"
-    sobol: Sobol | None = Field(default=None, description="Views in a group that spreads evenly; null: independent.")
+    stratify: Stratify | None = Field(
+        default=None, description="Views in a group that spreads evenly; null: independent."
+    )
     compat: Compat | None = Field(default=None, description="A published convention, which fixes other fields.")
 
 

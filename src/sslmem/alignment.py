@@ -3,7 +3,7 @@
 Wang et al. 2024 (arXiv 2401.12233), equation 1: m(x) = E d(g(x'), g(x'')) - E d(f(x'), f(x'')). With V views of
 a sample the expectation over pairs of views is the mean over all V (V - 1) / 2 pairs, a U-statistic: no more
 forwards than disjoint pairs, less variance. Where the views come in groups that spread evenly over the augmentations'
-parameters (see :mod:`sslmem.views.sobol`), the pairs are those across groups, of independent views, and a group counts
+parameters (see :mod:`sslmem.views.latin`), the pairs are those across groups, of independent views, and a group counts
 as one observation.
 """
 

@@ -4,11 +4,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sslmem.conditions import Conditions
 from sslmem.datasets.source import Dataset
 from sslmem.encoders.encoder import Encoder
+from sslmem.errors import SpecError
 from sslmem.refine import num_forwards, score_refined
 from sslmem.report.rows import ScoreRow, write_parquet
 from sslmem.report.summary import Summary, summarize
@@ -50,6 +53,7 @@ def as_row(score: SampleScore, role: str | None) -> ScoreRow:
         reference_spread=score.reference_spread,
         num_views=score.num_views,
         distances=score.distances,
+        representations=None if score.representations is None else score.representations.astype("<f4").tobytes(),
     )
 
 
@@ -83,9 +87,13 @@ def score_dataset(
     roles: Mapping[str, Role] | None = None,
     batch_size: int | None = None,
     keep_distances: bool = False,
+    keep_representations: bool = False,
+    earlier: Mapping[str, NDArray[np.float32]] | None = None,
     advance: Callable[[float], None] = lambda _: None,
 ) -> LocalScores:
     """Scores the samples of a dataset.
+
+    In two stages, the figures of the summary by role are of the first stage, the most memorized samples of the second.
 
     Args:
         targets: the encoders f under audit.
@@ -96,27 +104,48 @@ def score_dataset(
         roles: of the samples by path; only these are scored. None scores all, without a role.
         batch_size: samples per batch; None chooses it.
         keep_distances: whether rows carry the distances they are the mean of.
+        keep_representations: whether rows carry what the encoders made of the views.
+        earlier: what they made of the first views in an earlier run; see :class:`sslmem.scoring.Scorer`.
         advance: called with the part of the work that is done, from 0 to 1.
 
     Raises:
-        SpecError: the encoders do not go with the spec.
+        SpecError: the encoders do not go with the spec, or distances of two stages are to be kept.
         CollapsedEncoder: an encoder maps different images to one representation.
     """
+    if spec.refine is not None and (keep_distances or keep_representations or earlier is not None):
+        raise SpecError("runs in two stages are not put together with others; leave out what is kept for that")
     names = [sample.path for sample in dataset.samples if roles is None or sample.path in roles]
     scorers: list[Scorer] = []
 
     def scorer(stage: ScoreSpec) -> Scorer:
-        made = Scorer(targets, references, stage, device=device, batch_size=batch_size, keep_distances=keep_distances)
+        made = Scorer(
+            targets,
+            references,
+            stage,
+            device=device,
+            batch_size=batch_size,
+            keep_distances=keep_distances,
+            keep_representations=keep_representations,
+            earlier=earlier,
+        )
         scorers.append(made)
         return made
 
     total, done = num_forwards(len(names), spec), 0
+    first: dict[str, SampleScore] = {}
     found: dict[str, SampleScore] = {}
     for batch in score_refined(scorer, spec, lambda chosen: read_samples(dataset, chosen), names):
         for score in batch:
+            first.setdefault(score.name, score)
             found[score.name] = score
         stage = spec.refine.views if spec.refine is not None and len(scorers) > 1 else spec.views
         done += len(batch) * stage
         advance(min(1.0, done / total))
     conditions = [made.conditions for made in scorers]
-    return as_local([found[name] for name in names], spec, targets, references, roles, conditions)
+    scores = as_local([found[name] for name in names], spec, targets, references, roles, conditions)
+    if spec.refine is None:
+        return scores
+    # Only the highest scores are measured again, and regress to their means: a mean over both kinds would be biased.
+    figures = as_local([first[name] for name in names], spec, targets, references, roles, conditions).summary
+    shown = {name: getattr(scores.summary, name) for name in ("most_memorized", "least_memorized")}
+    return LocalScores(scores.rows, figures.model_copy(update=shown))

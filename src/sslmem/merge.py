@@ -1,8 +1,8 @@
 """Puts scores of several runs together, exactly as one run over all would have given them.
 
 More samples: any runs with the same encoders and spec. More references: runs with the same targets, spec and
-samples that kept their distances. More views need no merging: a view is a function of its index, so a run with more
-views repeats the earlier ones bit by bit.
+samples that kept their distances. More views: a new run that takes what the encoders made of the earlier views from a
+run that kept it, and makes the further ones alone.
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 
 from sslmem.errors import IncompatibleScores
 from sslmem.local import LocalScores, as_row
 from sslmem.report.rows import ScoreRow
 from sslmem.report.summary import Summary, summarize
 from sslmem.scoring import reduce_distances, score_of
+from sslmem.spec import ScoreSpec
+
+ROUNDING = 1e-4  # relative, of float32 distances on other machines; on one machine they are equal
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,36 @@ def read_scores(path: Path) -> StoredScores:
     return StoredScores(path.name, summary, rows)
 
 
+def representations_of(
+    scores: StoredScores, spec: ScoreSpec, target_digests: Sequence[str], reference_digests: Sequence[str]
+) -> dict[str, NDArray[np.float32]]:
+    """What the encoders made of a run's views, ``[E, V, D]`` by sample key, for a run with more of them.
+
+    Args:
+        scores: that kept it.
+        spec: of the run with more views.
+        target_digests: of that run.
+        reference_digests: likewise.
+
+    Raises:
+        IncompatibleScores: spec or encoders differ in more than the number of views, or it was not kept.
+    """
+    summary = scores.summary
+    if (list(target_digests), list(reference_digests)) != (summary.target_digests, summary.reference_digests):
+        raise IncompatibleScores(f"{scores.name} is of other encoders; views are added for the same, in their order")
+    if spec.model_copy(update={"views": summary.spec.views}) != summary.spec or spec.views <= summary.spec.views:
+        raise IncompatibleScores(
+            f"{scores.name} was measured by another score spec; expected it to differ in nothing but fewer views"
+        )
+    scored = [row for row in scores.rows if row.alignment_target is not None]
+    if not scored or any(row.representations is None for row in scored):
+        raise IncompatibleScores(f"{scores.name} has no representations; score with --keep-representations")
+    shape = (len(target_digests) + len(reference_digests), summary.spec.views + (spec.pairing == "original"), -1)
+    return {
+        str(row.sample_key): np.frombuffer(row.representations or b"", dtype="<f4").reshape(shape) for row in scored
+    }
+
+
 def merge_scores(parts: Sequence[StoredScores]) -> LocalScores:
     """Merges runs over more samples, or with more references.
 
@@ -57,7 +91,7 @@ def merge_scores(parts: Sequence[StoredScores]) -> LocalScores:
             raise IncompatibleScores(f"{first.name} and {part.name} were measured by different score specs")
         if part.summary.target_digests != first.summary.target_digests:
             raise IncompatibleScores(f"{first.name} and {part.name} are of different targets")
-    if first.summary.spec.refine is not None and len(parts) > 1:
+    if first.summary.spec.refine is not None:
         raise IncompatibleScores(
             "runs in two stages do not merge: one run over all would choose other samples for its second stage; "
             "score them again together, or in one stage"
@@ -106,9 +140,14 @@ def _joined(rows: Sequence[ScoreRow], num_targets: int, summary: Summary) -> Sco
         raise IncompatibleScores(
             f"{first.sample}: adding references needs the distances of each run; score with --keep-distances"
         )
+    if any(row.sample_key != first.sample_key for row in rows):
+        raise IncompatibleScores(f"{first.sample}: the runs saw different images")
     blocks = [np.asarray(one, dtype=np.float32) for one in kept]
-    if any(not np.array_equal(block[:num_targets], blocks[0][:num_targets]) for block in blocks):
-        raise IncompatibleScores(f"{first.sample}: the runs do not agree on the targets; were the images the same?")
+    if any(not np.allclose(block[:num_targets], blocks[0][:num_targets], rtol=ROUNDING, atol=0) for block in blocks):
+        raise IncompatibleScores(
+            f"{first.sample}: the runs measured the same targets differently, beyond rounding; was one of them in a "
+            "lower precision? Score them again in float32"
+        )
     joined = np.concatenate([blocks[0], *(block[num_targets:] for block in blocks[1:])])  # [E, P]
     row = reduce_distances(torch.from_numpy(joined)[:, None], num_targets, summary.spec)[0].tolist()
     score = score_of(first.sample, first.sample_key or "", row, num_targets, first.num_views or 0, joined)

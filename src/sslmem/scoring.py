@@ -5,8 +5,8 @@ targets and references given.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
 
@@ -18,13 +18,13 @@ from torch import Tensor
 from sslmem.alignment import standard_errors, unit
 from sslmem.conditions import Conditions
 from sslmem.encoders.encoder import Encoder
-from sslmem.errors import CollapsedEncoder, DeviceUnavailable, SpecError
-from sslmem.precision import CPU_VIEWS, PrecisionChoice, choose_precision, distances
+from sslmem.errors import CollapsedEncoder, DeviceUnavailable, IncompatibleScores, SpecError
+from sslmem.precision import CPU_VIEWS, PrecisionChoice, choose_precision, distances_of, represent_views
 from sslmem.samples import DecodedSample, Sample, decode_ahead, read_samples
 from sslmem.spec import ScoreSpec
+from sslmem.views.latin import latin
 from sslmem.views.make import Image, make_views, original_views
 from sslmem.views.philox import uniforms
-from sslmem.views.sobol import sobol
 
 __all__ = ["Sample", "SampleScore", "Scorer", "default_batch_size", "pick_device", "read_samples", "score"]
 
@@ -53,6 +53,7 @@ class SampleScore:
         reference_spread: standard deviation of Lg over references; None for a single one.
         num_views: of this sample.
         distances: float32 ``[E, P]``, of each target, then of each reference, if they were to be kept.
+        representations: float32 ``[E, V, D]`` likewise, before normalisation; for ``original`` with the image itself.
         skipped: why the sample has no score.
     """
 
@@ -68,6 +69,7 @@ class SampleScore:
     reference_spread: float | None = None
     num_views: int | None = None
     distances: NDArray[np.float32] | None = None
+    representations: NDArray[np.float32] | None = None
     skipped: str | None = None
 
 
@@ -122,6 +124,8 @@ class Scorer:
         device: where the encoders are.
         batch_size: samples per batch; None chooses it.
         keep_distances: whether each score carries the distances it is the mean of.
+        keep_representations: whether it carries what the encoders made of its views, so that views can be added.
+        earlier: what they made of the first views in an earlier run, by sample key; only the further views are made.
 
     Attributes:
         conditions: under which the scores so far were measured.
@@ -140,6 +144,8 @@ class Scorer:
         device: torch.device,
         batch_size: int | None = None,
         keep_distances: bool = False,
+        keep_representations: bool = False,
+        earlier: Mapping[str, NDArray[np.float32]] | None = None,
     ) -> None:
         if not targets or not references:
             raise SpecError("expected at least one target and at least one reference encoder")
@@ -151,7 +157,8 @@ class Scorer:
                 raise SpecError(f"an encoder was loaded for its {found} output, the spec says {spec.representation}")
         self._targets, self._references, self._spec, self._device = targets, references, spec, device
         self._batch_size = batch_size or default_batch_size(spec, device)
-        self._keep_distances = keep_distances
+        self._keep_distances, self._keep_representations = keep_distances, keep_representations
+        self._earlier = earlier
         self._choice = PrecisionChoice("float32", 0.0)
 
     @property
@@ -204,27 +211,50 @@ class Scorer:
         keys = [sample.key for sample in batch if sample.image is not None]
         if not images:
             return _Batch(batch, len(self._targets), self._spec.views)
-        views, dtype = self._views(images, keys), self._choice.dtype
         encoders = (*self._targets, *self._references)
-        measured = torch.stack([distances(encoder, views, self._spec, dtype) for encoder in encoders])  # [E, N, P]
+        before = self._before(keys)  # [E, N, V0, D]
+        views = self._views(images, keys, made=0 if before is None else before.shape[2])
+        found = [represent_views(encoder, views, self._choice.dtype) for encoder in encoders]
+        if before is not None:
+            found = [torch.cat([first, more], dim=1) for first, more in zip(before, found, strict=True)]
+        measured = torch.stack([distances_of(representations, self._spec) for representations in found])  # [E, N, P]
         num = len(self._targets)
-        kept = measured.transpose(0, 1) if self._keep_distances else None
-        return _Batch(batch, num, self._spec.views, reduce_distances(measured, num, self._spec), kept)
+        return _Batch(
+            batch,
+            num,
+            self._spec.views,
+            reduce_distances(measured, num, self._spec),
+            measured.transpose(0, 1) if self._keep_distances else None,
+            torch.stack(found, dim=1) if self._keep_representations else None,
+        )
 
-    def _views(self, images: list[Image], keys: list[str]) -> Tensor:
-        """``[N, V, 3, S, S]``, for the pairing ``original`` ``[N, 1 + V, 3, S, S]`` with the image itself first."""
+    def _before(self, keys: list[str]) -> Tensor | None:
+        """What the encoders made of the first views in an earlier run: ``[E, N, V0, D]``."""
+        if self._earlier is None:
+            return None
+        if missing := [key for key in keys if key not in self._earlier]:
+            raise IncompatibleScores(f"the earlier run has no representations of the sample with key {missing[0]}")
+        kept = np.stack([self._earlier[key] for key in keys], axis=1)
+        return torch.from_numpy(kept).to(self._device)
+
+    def _views(self, images: list[Image], keys: list[str], made: int = 0) -> Tensor:
+        """``[N, V, 3, S, S]``, for the pairing ``original`` ``[N, 1 + V, 3, S, S]`` with the image itself first.
+
+        Without the first ones, if so many of them were made before.
+        """
         spec = self._spec
+        original = spec.pairing == "original"
         views = make_views(
             images,
             keys,
             recipe=spec.recipe,
             size=spec.input_size,
             seed=spec.seed,
-            views=range(spec.views),
+            views=range(max(0, made - original), spec.views),
             device=self._device,
-            numbers=uniforms if spec.sobol is None else partial(sobol, spec.sobol),
+            numbers=uniforms if spec.stratify is None else partial(latin, spec.stratify),
         )
-        if spec.pairing == "original":
+        if original and not made:
             views = torch.cat([original_views(images, spec.input_size, self._device)[:, None], views], dim=1)
         return views
 
@@ -232,25 +262,39 @@ class Scorer:
     def _look(self, first: list[DecodedSample]) -> None:
         """Looks at the first samples: do the encoders tell images apart, and how low a precision is safe?"""
         different = list({sample.key: sample for sample in first}.values())
-        if len(different) < FOR_COLLAPSE:
-            return
         images, keys = [s.image for s in different if s.image is not None], [s.key for s in different]
-        size = self._spec.input_size
-        originals = original_views(images[:FOR_COLLAPSE], size, self._device)
+        if len(different) < 2:
+            return
+        originals = original_views(images[:FOR_COLLAPSE], self._spec.input_size, self._device)
         for encoder in (*self._targets, *self._references):
-            vectors = unit(encoder.represent(originals))
-            spread = float(torch.linalg.vector_norm(vectors[1:] - vectors[:1], dim=1).amax())
-            if spread < COLLAPSED:  # false for NaN, which is reported sample by sample
+            if _is_collapsed(encoder.represent(originals)):
                 raise CollapsedEncoder(
                     f"an encoder ({encoder.report.architecture}, {encoder.weights_digest}) maps {len(originals)} "
                     "different images to the same representation; expected a trained encoder"
                 )
         if self._spec.precision == "auto":
+            step = self._batch_size
+            parts = [(images[i : i + step], keys[i : i + step]) for i in range(0, len(images), step)]
             try:
-                views = self._views(images, keys)
-                self._choice = choose_precision(self._targets, self._references, views, self._spec)
+                self._choice = choose_precision(
+                    self._targets,
+                    self._references,
+                    lambda: (self._views(*part) for part in parts),
+                    self._spec,
+                    device_type=self._device.type,
+                )
             except torch.OutOfMemoryError:
                 logger.warning("out of memory in the check of precisions; going on in float32")
+
+
+def _is_collapsed(representations: Tensor) -> bool:
+    """Whether the vectors ``[N, D]`` of different images are one, or, of some, nearly one direction."""
+    vectors = representations.float()
+    if bool((vectors == vectors[:1]).all()):  # all zero, too, which has no direction
+        return True
+    directions = unit(vectors)
+    spread = float(torch.linalg.vector_norm(directions[1:] - directions[:1], dim=1).amax())
+    return len(vectors) >= FOR_COLLAPSE and spread < COLLAPSED  # false for NaN, which is reported sample by sample
 
 
 @dataclass
@@ -262,20 +306,23 @@ class _Batch:
     num_views: int
     rows: Tensor | None = None  # [N, E + 1]: alignment of each encoder, standard error
     distances: Tensor | None = None  # [N, E, P]
+    representations: Tensor | None = None  # [N, E, V, D]
 
     def fetch(self) -> list[SampleScore]:
         """Waits for the results."""
-        rows = iter([] if self.rows is None else self.rows.tolist())
-        kept = iter([] if self.distances is None else self.distances.cpu().numpy())
-        return [
-            SampleScore(sample.name, sample.key, skipped=sample.skipped)
-            if sample.image is None
-            else self._score(sample, next(rows), next(kept, None))
-            for sample in self.samples
-        ]
-
-    def _score(self, sample: DecodedSample, row: list[float], kept: NDArray[np.float32] | None) -> SampleScore:
-        return score_of(sample.name, sample.key, row, self.num_targets, self.num_views, kept)
+        rows, kept, made = (
+            iter([] if part is None else part.cpu().numpy())
+            for part in (self.rows, self.distances, self.representations)
+        )
+        scores = []
+        for sample in self.samples:
+            if sample.image is None:
+                scores.append(SampleScore(sample.name, sample.key, skipped=sample.skipped))
+                continue
+            row: list[float] = next(rows).tolist()
+            score = score_of(sample.name, sample.key, row, self.num_targets, self.num_views, next(kept, None))
+            scores.append(replace(score, representations=next(made, None)))
+        return scores
 
 
 def reduce_distances(measured: Tensor, num_targets: int, spec: ScoreSpec) -> Tensor:

@@ -13,22 +13,23 @@ from sslmem.recipe import Recipe
 Pairing = Literal["views", "original"]
 Distance = Literal["l2", "l1", "cosine", "angular"]
 Precision = Literal["float32", "auto"]
-Sobol = Literal[2, 4, 8, 16]
+Stratify = Literal[2, 4, 8, 16]
 Compat = Literal["paper", "official-code"]
 COMPATS: tuple[Compat, ...] = get_args(Compat)
 
 REPRESENTATIONS = r"pooled|cls|mean|tokens|head|layer:[A-Za-z0-9_.]{1,200}"  # sslmem.encoders.represent explains them
 
+MIN_GROUPS: dict[Pairing, int] = {"views": 4, "original": 2}  # fewer do not tell their standard error
 # What the published conventions fix (docs/numerics.md says where they differ, and what is not reproduced).
 COMPAT_FIELDS: dict[Compat, dict[str, Any]] = {
-    "paper": {"views": 2, "pairing": "views", "distance": "l2", "normalize": False, "sobol": None, "refine": None},
+    "paper": {"views": 2, "pairing": "views", "distance": "l2", "normalize": False, "stratify": None, "refine": None},
     "official-code": {
         "views": 5,
         "pairing": "original",
         "distance": "l2",
         "normalize": True,
         "representation": "tokens",
-        "sobol": None,
+        "stratify": None,
         "refine": None,
     },
 }
@@ -67,8 +68,8 @@ class ScoreSpec(BaseModel):
         input_size: side of the square views in pixels.
         representation: which tensor is measured; see ``sslmem.encoders.represent``.
         precision: ``auto`` runs encoders in a lower precision where its error is far below the noise of views.
-        sobol: views in a group that spreads evenly over the augmentations' parameters, as a scrambled Sobol sequence
-            does; pairs are of views of different groups. None: all views are independent.
+        stratify: views in a group that spreads evenly over the augmentations' parameters (a Latin hypercube); pairs are
+            of views of different groups. None: all views are independent.
         refine: a second stage with more views for the highest scores.
         compat: a published convention, which fixes other fields; see ``COMPAT_FIELDS``.
     """
@@ -87,7 +88,7 @@ class ScoreSpec(BaseModel):
     input_size: int = Field(ge=1, le=2048)
     representation: str = Field(default="pooled", pattern=rf"^({REPRESENTATIONS})$")
     precision: Precision = "float32"
-    sobol: Sobol | None = None
+    stratify: Stratify | None = None
     refine: Refine | None = None
     compat: Compat | None = None
 
@@ -99,7 +100,8 @@ class ScoreSpec(BaseModel):
         fixed = COMPAT_FIELDS[value["compat"]]
         for name, only in fixed.items():
             if value.get(name, only) != only:
-                raise SpecError(f"compat={value['compat']} fixes {name} to {only}; found {value[name]}, leave it out")
+                wanted = "nothing" if only is None else only
+                raise SpecError(f"compat={value['compat']} fixes {name} to {wanted}; found {value[name]}, leave it out")
         recipe = {"recipe": "official-code"} if value["compat"] == "official-code" else {}
         return {**recipe, **value, **fixed}
 
@@ -107,10 +109,9 @@ class ScoreSpec(BaseModel):
     def _consistent(self) -> Self:
         if self.pairing == "views" and self.views < 2:
             raise SpecError("pairing of views needs at least 2 views; found 1")
-        for views in (self.views, self.refine.views if self.refine is not None else self.views):
-            if views % self.group or (self.pairing == "views" and views == self.group):
-                least = "two or more" if self.pairing == "views" else "whole"
-                raise SpecError(f"sobol={self.group} needs {least} groups of {self.group} views; found {views} views")
+        self._check_groups("views", self.views)
+        if self.refine is not None:
+            self._check_groups("views of the second stage", self.refine.views)
         if self.refine is not None and self.refine.views <= self.views:
             raise SpecError(
                 f"the second stage needs more views than the first; found {self.refine.views} after {self.views}"
@@ -118,10 +119,18 @@ class ScoreSpec(BaseModel):
         object.__setattr__(self, "recipe", self.recipe.sized(self.input_size))
         return self
 
+    def _check_groups(self, what: str, views: int) -> None:
+        least = MIN_GROUPS[self.pairing]
+        if self.stratify is not None and (views % self.stratify or views < least * self.stratify):
+            raise SpecError(
+                f"stratify: {self.stratify} needs {what} that are a multiple of {self.stratify}, at least "
+                f"{least * self.stratify} (fewer groups do not tell their standard error); found {views}"
+            )
+
     @property
     def group(self) -> int:
         """Views in a group; views of different groups are independent."""
-        return self.sobol or 1
+        return self.stratify or 1
 
     def canonical_json(self) -> str:
         """The spec as JSON in one fixed spelling, without what is not asked for: so new fields change no digest."""

@@ -71,7 +71,7 @@ def naive_score(
             channels = [(view[c] - encoder.mean[c]) / encoder.std[c] for c in range(3)]
             vectors.append(encoder.module(torch.stack(channels)[None]).flatten().double().tolist())
         found = naive_distances(
-            vectors, pairing=spec.pairing, distance=spec.distance, normalize=spec.normalize, group=spec.sobol or 1
+            vectors, pairing=spec.pairing, distance=spec.distance, normalize=spec.normalize, group=spec.stratify or 1
         )
         return math.fsum(found) / len(found)
 

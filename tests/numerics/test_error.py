@@ -34,7 +34,7 @@ def test_trained_pair_has_memorized_its_candidates(pair: TrainedPair) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pairing", "views", "sobol"),
+    ("pairing", "views", "stratify"),
     [
         ("views", 10, None),
         ("views", 5, None),
@@ -45,10 +45,10 @@ def test_trained_pair_has_memorized_its_candidates(pair: TrainedPair) -> None:
     ],
 )
 def test_standard_error_is_the_spread_over_reseeded_runs(
-    pair: TrainedPair, pairing: Pairing, views: int, sobol: Literal[2, 4] | None
+    pair: TrainedPair, pairing: Pairing, views: int, stratify: Literal[2, 4] | None
 ) -> None:
     samples = pair.candidates[:40] + pair.external[:40]
-    spec = ScoreSpec(recipe=RECIPE, input_size=SIZE, pairing=pairing, views=views, sobol=sobol)
+    spec = ScoreSpec(recipe=RECIPE, input_size=SIZE, pairing=pairing, views=views, stratify=stratify)
     runs = [scores_of(pair, samples, spec.model_copy(update={"seed": seed})) for seed in range(30)]
     values = np.array([[s.score for s in run] for run in runs], dtype=np.float64)  # [runs, samples]
     errors = np.array([[s.standard_error for s in run] for run in runs], dtype=np.float64)

@@ -11,9 +11,9 @@ from sslmem.encoders.encoder import Encoder
 from sslmem.recipe import Recipe
 from sslmem.scoring import Sample, SampleScore, score
 from sslmem.spec import Distance, Pairing, ScoreSpec
+from sslmem.views.latin import latin
 from sslmem.views.make import make_views, original_views
 from sslmem.views.philox import uniforms
-from sslmem.views.sobol import sobol
 from tests.numerics.reference import naive_score
 from tests.unit.builders import Pixels, encoder_of, noise, randomize, sample, scene, small_encoder
 
@@ -48,7 +48,7 @@ def _views(image: Pixels, one: Sample, spec: ScoreSpec) -> torch.Tensor:
             seed=spec.seed,
             views=range(v, v + 1),
             device=CPU,
-            numbers=uniforms if spec.sobol is None else partial(sobol, spec.sobol),
+            numbers=uniforms if spec.stratify is None else partial(latin, spec.stratify),
         )[0]
         for v in range(spec.views)
     ]
@@ -72,7 +72,7 @@ def test_several_targets_and_references_are_averaged() -> None:
 
 @pytest.mark.parametrize("pairing", get_args(Pairing))
 def test_scores_of_views_in_groups_are_those_of_plain_loops(pairing: Pairing) -> None:
-    assert_naive([small_encoder(1)], [small_encoder(2)], ScoreSpec(views=6, sobol=2, pairing=pairing, input_size=16))
+    assert_naive([small_encoder(1)], [small_encoder(2)], ScoreSpec(views=8, stratify=2, pairing=pairing, input_size=16))
 
 
 @pytest.mark.parametrize("recipe", ["paper-strong", "paper-independent"])

@@ -29,7 +29,7 @@ def request(
     name: Annotated[str | None, typer.Option(help="Of the audit.")] = None,
     views: Annotated[int | None, typer.Option(help="Augmented views of each sample; 10.")] = None,
     pairing: Annotated[Pairing | None, typer.Option(help="views: all pairs, the default; original: with each.")] = None,
-    sobol: Annotated[int | None, typer.Option(help="2, 4, 8 or 16 views in a group that spreads evenly; none.")] = None,
+    stratify: Annotated[int | None, typer.Option(help="2, 4, 8 or 16 views in an even group; none.")] = None,
     distance: Annotated[Distance | None, typer.Option(help="Between representations; l2.")] = None,
     normalize: Annotated[bool | None, typer.Option(help="Scale representations to unit length first; yes.")] = None,
     recipe: Annotated[str | None, typer.Option(help="Name or YAML file of the augmentations; simclr.")] = None,
@@ -45,7 +45,7 @@ def request(
     spec = {
         "views": views,
         "pairing": pairing,
-        "sobol": sobol,
+        "stratify": stratify,
         "distance": distance,
         "normalize": normalize,
         "recipe": load_recipe(recipe).as_list() if recipe else None,

@@ -47,7 +47,7 @@ def gate(
     std: Annotated[str, typer.Option(help="Normalisation of pixels in 0..1, per channel.")] = "0.229,0.224,0.225",
     views: Annotated[int, typer.Option(help="Augmented views of each sample.")] = 10,
     pairing: Annotated[Pairing, typer.Option(help="views or original.")] = "views",
-    sobol: Annotated[int | None, typer.Option(help="2, 4, 8 or 16 views in a group that spreads evenly; none.")] = None,
+    stratify: Annotated[int | None, typer.Option(help="2, 4, 8 or 16 views in an even group; none.")] = None,
     distance: Annotated[Distance, typer.Option(help="Between representations.")] = "l2",
     recipe: Annotated[str, typer.Option(help="Name or YAML file of the augmentations.")] = "simclr",
     seed: Annotated[int, typer.Option(help="Of the views.")] = 0,
@@ -67,7 +67,13 @@ def gate(
     rules = load_policy(policy)
     outputs = Outputs(markdown, json, junit, sarif, html, scores, statement, sign)
     outputs.check()
-    spec: dict[str, Any] = {"views": views, "pairing": pairing, "distance": distance, "seed": seed, "sobol": sobol}
+    spec: dict[str, Any] = {
+        "views": views,
+        "pairing": pairing,
+        "distance": distance,
+        "seed": seed,
+        "stratify": stratify,
+    }
     run = _Run(policy, rules, outputs)
     try:
         if server is None and audit is None and dataset is None:

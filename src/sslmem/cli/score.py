@@ -15,6 +15,9 @@ from sslmem.roles import Role, match_roles, read_roles
 from sslmem.spec import Compat, Distance, Pairing, Precision, ScoreSpec
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from sslmem.datasets.source import Dataset
     from sslmem.encoders.encoder import Encoder
 
@@ -33,7 +36,7 @@ def score(
     std: Annotated[str, typer.Option(help="Normalisation of pixels in 0..1, per channel.")] = "0.229,0.224,0.225",
     views: Annotated[int | None, typer.Option(help="Augmented views of each sample; 10.")] = None,
     pairing: Annotated[Pairing | None, typer.Option(help="views: all pairs, the default; original: with each.")] = None,
-    sobol: Annotated[int | None, typer.Option(help="2, 4, 8 or 16 views in a group that spreads evenly; none.")] = None,
+    stratify: Annotated[int | None, typer.Option(help="2, 4, 8 or 16 views in an even group; none.")] = None,
     distance: Annotated[Distance | None, typer.Option(help="Between representations; l2.")] = None,
     normalize: Annotated[bool | None, typer.Option(help="Scale representations to unit length first; yes.")] = None,
     recipe: Annotated[str | None, typer.Option(help="Name or YAML file of the augmentations; simclr.")] = None,
@@ -45,6 +48,8 @@ def score(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     batch_size: Annotated[str, typer.Option(help="Samples per batch, or auto.")] = "auto",
     keep_distances: Annotated[bool, typer.Option(help="Keep them, for sslmem merge.")] = False,
+    keep_representations: Annotated[bool, typer.Option(help="Keep them, so that views can be added.")] = False,
+    add_to: Annotated[Path | None, typer.Option(help="Scores of fewer views that kept them.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
     report: Annotated[Path | None, typer.Option(help="Also write a self-contained HTML report here.")] = None,
 ) -> None:  # fmt: skip
@@ -57,7 +62,7 @@ def score(
     given = {
         "views": views,
         "pairing": pairing,
-        "sobol": sobol,
+        "stratify": stratify,
         "distance": distance,
         "normalize": normalize,
         "recipe": parsed_recipe,
@@ -118,6 +123,8 @@ def score(
                 roles=assignment,
                 batch_size=batch,
                 keep_distances=keep_distances,
+                keep_representations=keep_representations,
+                earlier=None if add_to is None else _earlier(add_to, spec, targets, references),
                 advance=lambda part: progress.update(task, completed=part),
             )
         summary = scores.summary
@@ -141,6 +148,15 @@ def _naming(path: Path) -> Iterator[None]:
         if path.name in error.detail:
             raise
         raise type(error)(f"{path.name}: {error.detail}") from error
+
+
+def _earlier(
+    path: Path, spec: ScoreSpec, targets: "list[Encoder]", references: "list[Encoder]"
+) -> "dict[str, NDArray[np.float32]]":
+    from sslmem.merge import read_scores, representations_of  # noqa: PLC0415
+
+    digests = ([encoder.weights_digest for encoder in part] for part in (targets, references))
+    return representations_of(read_scores(path), spec, *digests)
 
 
 def _refine(views: int | None, share: float | None) -> dict[str, Any] | None:

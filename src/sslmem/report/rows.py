@@ -18,6 +18,7 @@ class ScoreRow:
         sample: the image's path within the dataset.
         role: its split role, or None when roles were not given.
         skipped: why there is no score, or None.
+        representations: float32 ``[E, V, D]`` as bytes, where they were kept.
     """
 
     sample: str
@@ -34,6 +35,7 @@ class ScoreRow:
     reference_spread: float | None = None
     num_views: int | None = None
     distances: NDArray[np.float32] | None = None
+    representations: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ SCHEMA = pa.schema(
 )
 # float32 [E, P], of each target, then of each reference; only where they were kept.
 DISTANCES = pa.field("distances", pa.list_(pa.list_(pa.float32())))
+REPRESENTATIONS = pa.field("representations", pa.large_binary())
 
 COLUMNS = tuple(SCHEMA.names)
 # CSV has numbers and text alone.
@@ -105,6 +108,9 @@ def score_table(rows: Sequence[ScoreRow], scales: Scales) -> pa.Table:
     if any(row.distances is not None for row in rows):
         kept = [None if row.distances is None else list(row.distances) for row in rows]
         table = table.append_column(DISTANCES, pa.array(kept, type=DISTANCES.type))
+    if any(row.representations is not None for row in rows):
+        made = [row.representations for row in rows]
+        table = table.append_column(REPRESENTATIONS, pa.array(made, type=REPRESENTATIONS.type))
     return table
 
 

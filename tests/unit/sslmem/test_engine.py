@@ -1,26 +1,28 @@
 """What the scoring engine detects, records and keeps, and how runs are put together."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sslmem.datasets.source import open_dataset
 from sslmem.encoders.encoder import Encoder
 from sslmem.errors import CollapsedEncoder, IncompatibleScores, SpecError
 from sslmem.local import LocalScores, score_dataset
-from sslmem.merge import merge_scores, read_scores
+from sslmem.merge import StoredScores, merge_scores, read_scores, representations_of
 from sslmem.precision import MAX_SHARE_OF_ERROR, choose_precision
 from sslmem.refine import choose, num_forwards
 from sslmem.report.rows import NOTHING, write_parquet
 from sslmem.roles import Role
 from sslmem.samples import decode_ahead
 from sslmem.scoring import Sample, SampleScore, Scorer, score
-from sslmem.spec import Refine, ScoreSpec
+from sslmem.spec import Pairing, Refine, ScoreSpec, Stratify
 from tests.unit.builders import Function, encoded, encoder_of, sample, scene, small_encoder, small_module
 
 CPU = torch.device("cpu")
@@ -55,6 +57,15 @@ def test_encoder_that_maps_all_images_to_one_point_is_refused(part: str) -> None
     )
     with pytest.raises(CollapsedEncoder, match="maps 4 different images"):
         run(SAMPLES, SPEC, **{part: [small_encoder(3), collapsed]})
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("value", [0.0, 5.0])
+@pytest.mark.parametrize("num", [2, 6])
+def test_encoder_that_has_one_answer_is_refused_whatever_it_is(num: int, value: float, *, normalize: bool) -> None:
+    constant = encoder_of(Function(lambda views: torch.full((len(views), 8), value)))
+    with pytest.raises(CollapsedEncoder, match="to the same representation"):
+        run(SAMPLES[:num], SPEC.model_copy(update={"normalize": normalize}), targets=[constant])
 
 
 def test_one_image_many_times_does_not_make_an_encoder_collapsed() -> None:
@@ -128,9 +139,9 @@ def rounding(places: int) -> Encoder:
 
 def test_low_precision_is_taken_only_where_its_error_is_far_below_the_noise() -> None:
     views = torch.rand(6, 5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    safe = choose_precision([rounding(6)], [rounding(6)], views, SPEC)
+    safe = choose_precision([rounding(6)], [rounding(6)], lambda: views.split(2), SPEC, device_type="cpu")
     assert safe.share_of_error <= MAX_SHARE_OF_ERROR
-    wrong = choose_precision([rounding(1)], [rounding(6)], views, SPEC)
+    wrong = choose_precision([rounding(1)], [rounding(6)], lambda: views.split(2), SPEC, device_type="cpu")
     assert (wrong.dtype, wrong.share_of_error) == ("float32", 0.0)
 
 
@@ -180,7 +191,16 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def stored(folder: Path, name: str, references: Sequence[int], *, only: str = "", spec: ScoreSpec = SPEC) -> Path:
+def stored(
+    folder: Path,
+    name: str,
+    references: Sequence[int],
+    *,
+    only: str = "",
+    spec: ScoreSpec = SPEC,
+    add_to: Path | None = None,
+    keep: bool = True,
+) -> Path:
     """The file of a run with references of these seeds, on the samples whose name holds ``only``."""
     encoders = [encoder_of(small_module(seed), digest=f"sha256:{seed}") for seed in (1, *references)]
     with open_dataset(folder / "images") as dataset:
@@ -193,9 +213,15 @@ def stored(folder: Path, name: str, references: Sequence[int], *, only: str = ""
             device=CPU,
             roles=roles,
             keep_distances=True,
+            keep_representations=keep,
+            earlier=None if add_to is None else earlier_of(add_to, spec, references),
         )
     write_parquet(folder / name, found.rows, NOTHING, [("summary", found.summary.model_dump_json())])
     return folder / name
+
+
+def earlier_of(file: Path, spec: ScoreSpec, references: Sequence[int]) -> dict[str, NDArray[np.float32]]:
+    return representations_of(read_scores(file), spec, ["sha256:1"], [f"sha256:{seed}" for seed in references])
 
 
 def merged(*files: Path) -> LocalScores:
@@ -233,6 +259,117 @@ def test_samples_added_later_give_what_one_run_over_all_gives(folder: Path) -> N
     files = [stored(folder, f"{i}.parquet", [2], only=str(i)) for i in range(6)]
     broken, together = stored(folder, "b.parquet", [2], only="broken"), stored(folder, "all.parquet", [2])
     assert_same(merged(*files, broken), merged(together))
+
+
+@pytest.mark.parametrize("pairing", get_args(Pairing))
+@pytest.mark.parametrize("stratify", [None, 2])
+def test_views_added_later_give_what_one_run_with_all_gives(
+    folder: Path, pairing: Pairing, stratify: Stratify | None
+) -> None:
+    few, many = (ScoreSpec(views=v, input_size=16, pairing=pairing, stratify=stratify) for v in (8, 14))
+    earlier = stored(folder, "few.parquet", [2, 3], spec=few)
+    added = stored(folder, "added.parquet", [2, 3], spec=many, add_to=earlier)
+    together = stored(folder, "all.parquet", [2, 3], spec=many)
+    ours, theirs = read_scores(added), read_scores(together)
+    assert ours.summary.spec_digest == theirs.summary.spec_digest == many.digest
+    for row, other in zip(ours.rows, theirs.rows, strict=True):
+        assert (row.sample, row.skipped, row.num_views) == (other.sample, other.skipped, other.num_views)
+        for name in ("score", "standard_error", "alignment_target"):
+            assert floats(getattr(row, name)) == pytest.approx(floats(getattr(other, name)), rel=1e-5, nan_ok=True)
+    again = stored(folder, "again.parquet", [2, 3], spec=many.model_copy(update={"views": 20}), add_to=added)
+    assert read_scores(again).summary.spec.views == 20
+
+
+def test_views_added_later_make_only_the_further_ones() -> None:
+    seen: list[int] = []
+
+    def counting(seed: int) -> Encoder:
+        module = small_module(seed)
+
+        def count(views: Tensor) -> Tensor:
+            seen.append(len(views))
+            result: Tensor = module(views)
+            return result
+
+        return encoder_of(Function(count))
+
+    few, many = SPEC, SPEC.model_copy(update={"views": 9})
+    kept = {s.key: s.representations for s in run(SAMPLES, few, keep_representations=True)}
+    assert {value.shape for value in kept.values() if value is not None} == {(2, 5, 32)}
+    scorer = Scorer([counting(1)], [counting(2)], many, device=CPU, earlier=kept)  # type: ignore[arg-type]
+    found = [one for batch in scorer.score(SAMPLES) for one in batch]
+    looks = 2 * 4  # at four originals each, whether an encoder is collapsed
+    assert sum(seen) == looks + 2 * 4 * len(SAMPLES)
+    for one, other in zip(found, run(SAMPLES, many), strict=True):
+        assert one.score == pytest.approx(other.score, rel=1e-4, abs=1e-6)
+
+
+def test_views_are_added_only_to_the_same_encoders_and_spec(folder: Path) -> None:
+    many = SPEC.model_copy(update={"views": 9})
+    earlier, without = stored(folder, "few.parquet", [2]), stored(folder, "without.parquet", [2], keep=False)
+    with pytest.raises(IncompatibleScores, match="is of other encoders"):
+        earlier_of(earlier, many, [3])
+    for spec in (many.model_copy(update={"seed": 1}), SPEC):
+        with pytest.raises(IncompatibleScores, match="nothing but fewer views"):
+            earlier_of(earlier, spec, [2])
+    with pytest.raises(IncompatibleScores, match="score with --keep-representations"):
+        earlier_of(without, many, [2])
+
+
+def test_views_are_not_added_to_samples_that_the_earlier_run_had_not(folder: Path) -> None:
+    few = stored(folder, "few.parquet", [2], only="1")
+    with pytest.raises(IncompatibleScores, match="no representations of the sample"):
+        stored(folder, "added.parquet", [2], spec=SPEC.model_copy(update={"views": 9}), add_to=few)
+
+
+def test_references_of_another_machine_merge_within_rounding(folder: Path) -> None:
+    one, two = read_scores(stored(folder, "one.parquet", [2])), read_scores(stored(folder, "two.parquet", [3]))
+    plain = merge_scores([one, two])
+
+    def scaled(scale: float) -> StoredScores:
+        rows = [
+            row if row.distances is None else replace(row, distances=np.asarray(row.distances) * np.float32(scale))
+            for row in two.rows
+        ]
+        return StoredScores(two.name, two.summary, rows)
+
+    rounded = merge_scores([one, scaled(1 + 2e-5)])
+    for row, other in zip(plain.rows, rounded.rows, strict=True):
+        assert floats(row.score) == pytest.approx(floats(other.score), abs=1e-4, nan_ok=True)
+    with pytest.raises(IncompatibleScores, match="beyond rounding"):
+        merge_scores([one, scaled(1.01)])
+    other_images = [replace(row, sample_key="other") for row in two.rows]
+    with pytest.raises(IncompatibleScores, match="saw different images"):
+        merge_scores([one, StoredScores(two.name, two.summary, other_images)])
+
+
+def test_figures_by_role_are_of_the_first_of_two_stages(folder: Path) -> None:
+    roles: dict[str, Role] = {s.name: ("candidate", "external")[i % 2] for i, s in enumerate(SAMPLES)}
+    plain, refined = (
+        score_in_stages(folder, roles, SPEC.model_copy(update={"refine": refine}))
+        for refine in (None, Refine(views=20, share=0.5))
+    )
+    assert refined.summary.roles == plain.summary.roles
+    assert refined.summary.contrasts == plain.summary.contrasts
+    scores = {row.sample: row.score for row in refined.rows}
+    assert [s.score for s in refined.summary.most_memorized] == [
+        scores[s.sample] for s in refined.summary.most_memorized
+    ]
+    assert {row.num_views for row in refined.rows} == {5, 20}
+
+
+def score_in_stages(folder: Path, roles: dict[str, Role], spec: ScoreSpec, **options: Any) -> LocalScores:  # noqa: ANN401
+    with open_dataset(folder / "images") as dataset:
+        return score_dataset(
+            [small_encoder(1)], [small_encoder(2)], dataset, spec, device=CPU, roles=roles, batch_size=1, **options
+        )
+
+
+@pytest.mark.parametrize("option", ["keep_distances", "keep_representations"])
+def test_two_stages_keep_nothing_for_other_runs(folder: Path, option: str) -> None:
+    spec = SPEC.model_copy(update={"refine": Refine(views=20, share=0.5)})
+    with pytest.raises(SpecError, match="not put together with others"):
+        score_in_stages(folder, {SAMPLES[0].name: "candidate"}, spec, **{option: True})
 
 
 def test_runs_of_different_specs_do_not_merge(folder: Path) -> None:

@@ -35,7 +35,7 @@ CHANGES: dict[str, Any] = {
     "input_size": 33,
     "representation": "tokens",
     "precision": "auto",
-    "sobol": 2,
+    "stratify": 2,
     "refine": {"views": 128},
 }
 
@@ -167,24 +167,24 @@ def test_spec_cannot_be_changed() -> None:
         ScoreSpec(input_size=32).seed = 1  # type: ignore[misc]
 
 
-@pytest.mark.parametrize(("fields", "group"), [({}, 1), ({"sobol": 2}, 2), ({"views": 16, "sobol": 4}, 4)])
+@pytest.mark.parametrize(("fields", "group"), [({}, 1), ({"stratify": 2}, 2), ({"views": 16, "stratify": 4}, 4)])
 def test_group_is_one_view_unless_it_is_asked_for(fields: dict[str, Any], group: int) -> None:
     assert ScoreSpec(input_size=32, **fields).group == group
 
 
 @pytest.mark.parametrize(
-    ("fields", "found"),
+    ("fields", "message"),
     [
-        ({"views": 10, "sobol": 4}, 10),
-        ({"views": 4, "sobol": 4}, 4),
-        ({"views": 2, "sobol": 4, "pairing": "original"}, 2),
-        ({"views": 8, "sobol": 4, "refine": {"views": 18}}, 18),
+        ({"views": 18, "stratify": 4}, "needs views that are a multiple of 4, at least 16 .* found 18"),
+        ({"views": 12, "stratify": 4}, "needs views that are a multiple of 4, at least 16 .* found 12"),
+        ({"views": 4, "stratify": 4, "pairing": "original"}, "at least 8 .* found 4"),
+        ({"views": 16, "stratify": 4, "refine": {"views": 18}}, "views of the second stage .* found 18"),
     ],
 )
-def test_views_must_make_whole_groups(fields: dict[str, Any], found: int) -> None:
-    with pytest.raises(SpecError, match=rf"groups of 4 views; found {found} views"):
+def test_views_must_make_enough_whole_groups(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
         ScoreSpec(input_size=32, **fields)
 
 
-def test_one_group_will_do_for_the_original() -> None:
-    assert ScoreSpec(input_size=32, views=4, sobol=4, pairing="original").group == 4
+def test_two_groups_will_do_for_the_original() -> None:
+    assert ScoreSpec(input_size=32, views=8, stratify=4, pairing="original").group == 4

@@ -158,7 +158,7 @@ def test_mean_scores_are_tried_with_few_views_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rules", "views", "sobol", "expected"),
+    ("rules", "views", "stratify", "expected"),
     [
         ([MEAN], 10, None, [4, 10]),
         ([MEAN], 7, None, [7]),
@@ -168,8 +168,8 @@ def test_mean_scores_are_tried_with_few_views_first() -> None:
         ([a_rule(metric="candidate.mean_score_bounded")], 10, None, [10]),
     ],
 )
-def test_rounds(rules: list[dict[str, Any]], views: int, sobol: Any, expected: list[int]) -> None:  # noqa: ANN401
-    spec = ScoreSpec(views=views, sobol=sobol, input_size=32)
+def test_rounds(rules: list[dict[str, Any]], views: int, stratify: Any, expected: list[int]) -> None:  # noqa: ANN401
+    spec = ScoreSpec(views=views, stratify=stratify, input_size=32)
     assert [stage.views for stage in rounds(spec, policy(*rules))] == expected
 
 
