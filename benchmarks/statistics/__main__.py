@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from benchmarks.statistics import coverage
 from benchmarks.statistics.audits import NUM_EXTERNAL, Measured, Nulls, Outcome, Rate, outcome_of, planted
-from benchmarks.statistics.population import GROUP, PLANTED, Split, measure, split_digits, train_and_measure
+from benchmarks.statistics.population import GROUP, PLANTED, Distances, Split, measure, split_digits, train_and_measure
 from benchmarks.statistics.stopping import METRICS, run_many
 from benchmarks.statistics.svg import Line, plot
 from demo.digits import Digit
@@ -25,6 +25,7 @@ NUM_GROUPS, NUM_REPEATED = 6, 3
 EPOCHS, REPEATS, REPEAT_EPOCHS = (40, 80, 160, 320), (2, 4, 8), 80
 NUM_AUDITS = 400  # of each kind and number of epochs
 COUNTS = (5, 10, 20, 40)
+RARE_SHARE, RARE_SIZE = 0.02, 50.0  # of the candidates, and how many standard deviations higher they score
 Floats = NDArray[np.float64]
 
 
@@ -155,7 +156,17 @@ def stopping(split: Split, measured: Measured) -> list[str]:
         for metric, bound in zip(METRICS, bounds, strict=True):
             found = run_many(chosen, metric, bound, (200, 600), times)
             lines.append(f"| {name} {bound:.3g} | {metric} | {found.passed} | {found.failed} | {found.share:.0%} |")
+    rare = [(_with_rare(externals, spread), externals) for externals, _ in nulls]
+    found = run_many(rare, METRICS[0], 0.9 * RARE_SHARE * RARE_SIZE * spread, (200, 600), 20)
+    lines.append(f"| rare and strong | {METRICS[0]} | {found.passed} | {found.failed} | {found.share:.0%} |")
     return lines
+
+
+def _with_rare(differences: Distances, spread: float) -> Distances:
+    """Distances of which a few are as those of samples that are memorized strongly."""
+    changed = differences.copy()
+    changed[: round(RARE_SHARE * len(changed))] += np.float32(RARE_SIZE * spread)
+    return changed
 
 
 def main() -> None:

@@ -65,18 +65,19 @@ def run_many(
     """
     policy = Policy(version=1, rules=[Rule(id="rule", metric=metric, op="<=", value=bound)], checks=[])
     generator = np.random.default_rng(0)
-    verdicts, shares = [], []
+    verdicts: list[str] = []
+    shares: list[float] = []
     for _ in range(times):
         for pool in pools:
             drawn = [part[generator.integers(len(part), size=size)] for part, size in zip(pool, sizes, strict=True)]
-            decision, views = _decide(drawn[0], drawn[1], policy)
+            decision, views = _decide(drawn[0], drawn[1], policy, len(verdicts))
             verdicts.append(decision.verdict)
             shares.append(views / (SPEC.views * sum(sizes)))
     passed, failed = (Rate(verdicts.count(verdict), len(verdicts)) for verdict in ("passed", "failed"))
     return Savings(passed, failed, float(np.mean(shares)))
 
 
-def _decide(candidates: Differences, externals: Differences, policy: Policy) -> tuple[Decision, int]:
+def _decide(candidates: Differences, externals: Differences, policy: Policy, seed: int) -> tuple[Decision, int]:
     """The decision, and how many views it took."""
     stored: dict[str, Differences] = {}
     roles: dict[str, Role] = {}
@@ -96,7 +97,7 @@ def _decide(candidates: Differences, externals: Differences, policy: Policy) -> 
         return decide(case, policy, date(2026, 1, 1))
 
     case, _ = score_until_certain(
-        scorer, read, roles, SPEC, policy, case_of=lambda part: _case(part, roles), decide=decided
+        scorer, read, roles, SPEC, policy, case_of=lambda part: _case(part, roles), decide=decided, seed=seed
     )
     return decided(case), sum(made)
 

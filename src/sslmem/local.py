@@ -16,7 +16,7 @@ from sslmem.refine import num_forwards, score_refined
 from sslmem.report.rows import ScoreRow, write_parquet
 from sslmem.report.summary import Summary, summarize
 from sslmem.roles import Role
-from sslmem.samples import read_samples
+from sslmem.samples import decode, read_samples
 from sslmem.scoring import SampleScore, Scorer
 from sslmem.spec import ScoreSpec
 
@@ -75,6 +75,16 @@ def as_local(
         conditions=conditions,
     )
     return LocalScores(rows, summary)
+
+
+def census(dataset: Dataset, roles: Mapping[str, Role]) -> list[ScoreRow]:
+    """All images with a role that can be decoded, as rows with their keys, before any is scored."""
+    read = (decode(sample) for sample in read_samples(dataset, sorted(roles)))
+    return [
+        as_row(SampleScore(image.name, image.key, score=0.0), roles[image.name])
+        for image in read
+        if image.skipped is None
+    ]
 
 
 def score_dataset(

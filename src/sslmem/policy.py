@@ -5,6 +5,7 @@ A mistyped key or metric must not pass a release, so whatever is not understood 
 
 import hashlib
 import json
+import re
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from datetime import date
@@ -13,7 +14,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from sslmem.errors import PolicyError
 
@@ -25,6 +35,12 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 RuleId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
 # A role or a part of the audit, then what is measured of it, such as candidate.tpr_at_fpr_1%.
 MetricName = Annotated[str, Field(pattern=r"^[a-z][a-z_]*\.[a-z][a-z0-9_]*(\.[0-9]+)?%?$")]
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool):  # which equals 1
+        raise ValueError("expected a number")  # noqa: TRY004  what pydantic makes an error of the field
+    return value
 
 
 class _Strict(BaseModel):
@@ -116,7 +132,7 @@ class Policy(_Strict):
         waivers: of rules.
     """
 
-    version: Literal[1]
+    version: Annotated[Literal[1], BeforeValidator(_number)]
     rules: Annotated[list[Rule], Field(min_length=1)]
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
     fdr: Annotated[float, Field(gt=0, le=0.5)] = 0.05
@@ -162,6 +178,14 @@ class _Loader(yaml.SafeLoader):
                 raise PolicyError(f"line {key.start_mark.line + 1}: the key {key.value} is there twice")
             seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
+
+
+# In YAML 1.1 the words on, off, yes and no are booleans, and on is one of our keys.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:bool"]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|false)$"), ["t", "f"])
 
 
 def load_policy(name: str) -> PolicyFile:

@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 Verdict = Literal["above", "at-most", "undecided"]
 
 NUM_LOOKS = 8
-MIN_AT_LOOK = 10  # of each role: with fewer, the statistic is far from normal
+MIN_AT_LOOK = 30  # of each role: with fewer, the statistic is far from normal
 GRID = 1001
 FAR = 8.0  # standard deviations, beyond which a normal density is nothing
 
@@ -232,6 +232,13 @@ def score_until_decided(
     return SequentialResult("undecided", scores, len(two), seen)
 
 
+def drawn(roles: Mapping[str, Role], share: float, seed: int) -> set[str]:
+    """The samples that a run with this order has scored after a share of each role."""
+    queues = [_shuffled(roles, role, seed) for role in ROLES]
+    return {name for queue in queues for name in queue[: round(share * len(queue))]}
+
+
 def _shuffled(roles: Mapping[str, Role], role: Role, seed: int) -> list[str]:
     names = sorted(name for name, given in roles.items() if given == role)
-    return [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    generator = np.random.default_rng([seed, ROLES.index(role)])
+    return [names[i] for i in generator.permutation(len(names))]

@@ -4,11 +4,15 @@ At each look the gate decides on the scores so far, with intervals so wide that 
 than the policy's confidence says; see :mod:`sslmem.sequential`. It stops once every rule holds for certain, or one is
 violated for certain.
 
+A rule may be violated early whatever it is on. It holds early only if it is on ranks, to which a few samples that are
+memorized strongly and have not been drawn yet can add no more than their share: on a mean they could add anything.
+
 Where all rules are on mean scores, whose expectation does not depend on the number of views, a first round has few
 views and a second, if it is needed, all of them; each round may spend half of the error. Ranks and tails do depend on
 it, since the noise of few views blurs them: for rules on these each sample has all its views at once.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +27,7 @@ from sslmem.spec import ScoreSpec
 
 FEW_VIEWS = 4  # or groups of them: the fewest that tell their standard error
 MEANS = frozenset({"mean_score", "excess"})
+RANKS = re.compile(r"auc|tpr_at_fpr_[0-9.]+%")
 # A count grows with the samples, and an interval by bootstrap over a few encoders has no far tails.
 NEVER_EARLY = frozenset({"num_significant", "excess_over_models"})
 
@@ -35,32 +40,42 @@ class Part:
         scores: of the samples so far.
         spec: that they were measured by.
         confidence: that intervals must have.
-        said: in a sentence, how these scores were come by.
+        said: how these scores were come by.
+        share: of the samples of each role.
+        seed: of the order they were drawn in.
     """
 
     scores: list[SampleScore]
     spec: ScoreSpec
     confidence: float
     said: str
+    share: float
+    seed: int
 
 
 def rounds(spec: ScoreSpec, policy: Policy) -> list[ScoreSpec]:
     """The specs of the rounds, the last being the one asked for."""
     few = FEW_VIEWS * spec.group
-    if 2 * few <= spec.views and all(_what(rule) in MEANS for rule in policy.rules):
-        return [spec.model_copy(update={"views": few}), spec]
-    return [spec]
+    means = all(_what(rule) in MEANS and rule.baseline is None for rule in policy.rules)  # a baseline has its own spec
+    return [spec.model_copy(update={"views": few}), spec] if means and 2 * few <= spec.views else [spec]
 
 
-def is_certain(decision: Decision, policy: Policy) -> bool:
-    """Whether a decision on a part of the samples would be that on all of them, up to the stated error."""
+def is_certain(decision: Decision, policy: Policy, *, all_samples: bool = False) -> bool:
+    """Whether a decision would be that on all of the samples with all of their views, up to the stated error.
+
+    Args:
+        decision: on a part.
+        policy: that it is by.
+        all_samples: whether the part has all of the samples, with few of their views.
+    """
     if decision.doubts:
         return False
     outcomes = {result.rule: result.outcome for result in decision.rules}
-    early = {rule.id for rule in policy.rules if rule.compared == rule.hard_bound and _what(rule) not in NEVER_EARLY}
-    if any(outcomes[name] == "failed" for name in early):
+    by_interval = [r for r in policy.rules if r.compared == r.hard_bound and _what(r) not in NEVER_EARLY]
+    if any(outcomes[rule.id] == "failed" for rule in by_interval):
         return decision.verdict == "failed"
-    return decision.verdict == "passed" and all(name in early or outcomes[name] == "waived" for name in outcomes)
+    hold = {rule.id for rule in by_interval if all_samples or RANKS.fullmatch(_what(rule))}
+    return decision.verdict == "passed" and all(name in hold or outcomes[name] == "waived" for name in outcomes)
 
 
 def _what(rule: Rule) -> str:
@@ -76,6 +91,7 @@ def score_until_certain(
     *,
     case_of: Callable[[Part], Case],
     decide: Callable[[Case], Decision],
+    seed: int,
     advance: Callable[[float], None] = lambda _: None,
 ) -> tuple[Case, Part]:
     """Scores until the verdict is certain.
@@ -88,6 +104,7 @@ def score_until_certain(
         policy: that must hold; its minimum of samples is scored before the first look.
         case_of: makes a case of a part.
         decide: by the policy.
+        seed: of the order of the samples; whoever chose it beforehand could hide samples at the end.
         advance: called with the part of the work that is done, from 0 to 1.
 
     Returns:
@@ -102,17 +119,19 @@ def score_until_certain(
     total, before = sum(stage.views for stage in stages), 0
     for stage in stages:
         least = policy.minimum.samples
-        looks = score_in_looks(scorer(stage), read, roles, confidence=confidence, least=least, seed=spec.seed)
+        looks = score_in_looks(scorer(stage), read, roles, confidence=confidence, least=least, seed=seed)
         for look in looks:
             advance((before + look.share * stage.views) / total)
             said = (
-                f"Scored until the verdict was certain: {len(look.scores)} of {len(roles)} samples with {stage.views} "
-                f"of {spec.views} views, at look {look.number} of at most {look.num_looks}; intervals are wider than "
-                "the policy's, so that all looks together err no more often than it allows."
+                f"Scored step by step, to stop once the verdict is certain: {len(look.scores)} of {len(roles)} samples "
+                f"with {stage.views} of {spec.views} views, at look {look.number} of at most {look.num_looks}. The "
+                "metrics' intervals are wider than the policy's, so that all looks together err no more often than it "
+                "allows; intervals elsewhere are for a single look."
             )
-            part = Part(look.scores, stage, look.confidence, said)
+            part = Part(look.scores, stage, look.confidence, said, look.share, seed)
             case = case_of(part)
-            if (stage is stages[-1] and look.is_last) or is_certain(decide(case), policy):
+            last = stage is stages[-1] and look.is_last
+            if last or is_certain(decide(case), policy, all_samples=look.is_last):
                 return case, part
         before += stage.views
     raise AssertionError("the last look is the last")

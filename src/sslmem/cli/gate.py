@@ -64,18 +64,14 @@ def gate(
     soft_fail: Annotated[bool, typer.Option("--soft-fail", help="Status 0 for 1 and 3, too, and say so.")] = False,
 ) -> None:  # fmt: skip
     """Decides whether a target may be released: status 0 passed, 1 violated, 2 not evaluated, 3 inconclusive."""
-    rules = load_policy(policy)
     outputs = Outputs(markdown, json, junit, sarif, html, scores, statement, sign)
-    outputs.check()
-    spec: dict[str, Any] = {
-        "views": views,
-        "pairing": pairing,
-        "distance": distance,
-        "seed": seed,
-        "stratify": stratify,
-    }
-    run = _Run(policy, rules, outputs)
+    spec: dict[str, Any] = {"views": views, "pairing": pairing, "distance": distance, "seed": seed}
+    spec["stratify"] = stratify
     try:
+        rules = load_policy(policy)
+        outputs = outputs.sparing(baseline_files(rules))
+        outputs.check()
+        run = _Run(policy, rules, outputs)
         if server is None and audit is None and dataset is None:
             files = _Files(target, reference, data, roles).complete()
             reading = gate_local.Reading(
@@ -208,6 +204,17 @@ class _Named:
         return gate_remote.request(client, wanted)
 
 
+def baseline_files(rules: PolicyFile) -> dict[str, Path]:
+    """The reports that rules name as baselines: from here, or else from the policy's folder."""
+    found = {}
+    for name in {rule.baseline for rule in rules.policy.rules if rule.baseline is not None}:
+        try:
+            UUID(name)
+        except ValueError:
+            found[name] = Path(name) if Path(name).is_file() else Path(rules.name).parent / name
+    return found
+
+
 def _baselines(rules: PolicyFile, client: Client | None) -> dict[str, Case]:
     """Earlier cases, from reports or from the service.
 
@@ -216,13 +223,12 @@ def _baselines(rules: PolicyFile, client: Client | None) -> dict[str, Case]:
         PolicyError: an audit's id is named, and there is no service to ask.
     """
     found = {}
-    for name in {rule.baseline for rule in rules.policy.rules if rule.baseline is not None}:
-        try:
-            audit_id = UUID(name)
-        except ValueError:
-            folder = Path(rules.name).parent
-            found[name] = read_report(folder / name if not Path(name).is_file() else Path(name)).case
+    files = baseline_files(rules)
+    for name in sorted({rule.baseline for rule in rules.policy.rules if rule.baseline is not None}):
+        if name in files:
+            found[name] = read_report(files[name]).case
             continue
+        audit_id = UUID(name)
         if client is None:
             raise PolicyError(f"the baseline {name} is an audit of a service; expected --server, or a report's path")
         audit = client.get(f"/v1/audits/{audit_id}")

@@ -1,6 +1,7 @@
 """Scores computed on this machine, as the gate's case."""
 
 import json
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sslmem.cli.options import part_progress
 from sslmem.cli.score import announce, make_spec, read_roles_file
-from sslmem.gate.case import Case, EncoderUsed, make_case
+from sslmem.gate.case import Case, Drawn, EncoderUsed, make_case
 from sslmem.gate.decide import Decision
 from sslmem.gate.statement import file_digest
 from sslmem.policy import Policy
@@ -77,8 +78,8 @@ def score_case(
     roles = read_roles_file(files.roles)
 
     from sslmem.datasets.source import open_dataset  # noqa: PLC0415  numpy, and below torch, take seconds to load
-    from sslmem.encoders.load import load_checkpoint, probe  # noqa: PLC0415
-    from sslmem.local import as_local, score_dataset, write_scores  # noqa: PLC0415
+    from sslmem.local import as_local, census, score_dataset, write_scores  # noqa: PLC0415
+    from sslmem.report.checks import check_images  # noqa: PLC0415
     from sslmem.report.evidence import gather_evidence  # noqa: PLC0415
     from sslmem.report.quality import measure_quality  # noqa: PLC0415
     from sslmem.samples import read_samples  # noqa: PLC0415
@@ -87,43 +88,32 @@ def score_case(
 
     device = pick_device(reading.device)
 
-    def load(path: Path) -> "Encoder":
-        encoder = load_checkpoint(
-            path,
-            architecture=reading.architecture,
-            input_size=size,
-            mean=reading.mean,
-            std=reading.std,
-            method=reading.method,
-            representation=reading.representation,
-            device=str(device),
-        )
-        announce(path, encoder)
-        probe(encoder)
-        return encoder
-
     with open_dataset(files.data) as dataset:
         match_roles(roles, {sample.path for sample in dataset.samples})
-        targets = [load(path) for path in files.targets]
-        references = [load(path) for path in files.references]
+        targets = [_load(path, reading, size, str(device)) for path in files.targets]
+        references = [_load(path, reading, size, str(device)) for path in files.references]
         fields["representation"] = targets[0].report.representation
         spec = make_spec(**fields, input_size=targets[0].input_size)
         null = [name for name, role in roles.items() if role == "external"]
         quality = measure_quality(targets, references, read_samples(dataset, null), spec, device=device)
         digests, used = _digests(files), _used(files, (*targets, *references))
 
-        def case_of(scores: "LocalScores", confidence: float, *said: str) -> Case:
+        seed = secrets.randbits(32)  # of the order of sequential scoring, which nobody is to choose beforehand
+        images = check_images(census(dataset, roles), dataset.read) if sequential else []
+
+        def case_of(scores: "LocalScores", confidence: float, drawn: Drawn | None = None) -> Case:
             evidence = gather_evidence(
                 scores.rows,
                 scores.summary,
                 confidence=confidence,
                 fdr=policy.fdr,
                 quality=quality,
-                read_image=dataset.read,
+                read_image=None if sequential else dataset.read,
+                checked_before=images,
             )
             found = json.loads(evidence.model_dump_json())
-            found["limits"] = [*said, *found["limits"]]
-            return make_case(found, scores.summary.model_dump(mode="json"), files=digests, encoders=used)
+            summary = scores.summary.model_dump(mode="json")
+            return make_case(found, summary, files=digests, encoders=used, drawn=drawn)
 
         scorers: dict[int, Scorer] = {}
 
@@ -148,8 +138,11 @@ def score_case(
                     roles,
                     spec,
                     policy,
-                    case_of=lambda part: case_of(so_far(part), part.confidence, part.said),
+                    case_of=lambda part: case_of(
+                        so_far(part), part.confidence, Drawn(share=part.share, seed=part.seed, said=part.said)
+                    ),
                     decide=decide,
+                    seed=seed,
                     advance=advance,
                 )
                 scores = so_far(part)
@@ -160,6 +153,24 @@ def score_case(
             write_scores(keep, scores)
             case = case.model_copy(update={"files": {**case.files, "scores": file_digest(keep)}})
         finish(case, scores.summary.model_dump(mode="json"), dataset.read)
+
+
+def _load(path: Path, reading: Reading, size: int | None, device: str) -> "Encoder":
+    from sslmem.encoders.load import load_checkpoint, probe  # noqa: PLC0415
+
+    encoder = load_checkpoint(
+        path,
+        architecture=reading.architecture,
+        input_size=size,
+        mean=reading.mean,
+        std=reading.std,
+        method=reading.method,
+        representation=reading.representation,
+        device=device,
+    )
+    announce(path, encoder)
+    probe(encoder)
+    return encoder
 
 
 def _digests(files: Files) -> dict[str, str]:

@@ -1,13 +1,14 @@
 """Where a gate's verdict is written, besides the terminal."""
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from sslmem.errors import SigningError, SpecError, SslmemError
-from sslmem.formats.junit import render_junit
+from sslmem.formats.junit import render_junit, render_junit_error
 from sslmem.formats.markdown import render_markdown, render_not_evaluated
 from sslmem.formats.sarif import render_sarif
 from sslmem.gate.report import Report
@@ -32,6 +33,11 @@ class Outputs:
     scores: Path | None = None
     statement: Path | None = None
     sign: Path | None = None
+    spared: frozenset[Path] = frozenset()
+
+    def sparing(self, files: Mapping[str, Path]) -> Self:
+        """The same, but for these files nothing is removed: an earlier report may be a baseline of this one."""
+        return replace(self, spared=frozenset(path.resolve() for path in files.values()))
 
     def check(self) -> None:
         """Finds out before minutes are spent what cannot be written.
@@ -74,11 +80,17 @@ class Outputs:
             self.html.write_text(page, encoding="utf-8")
 
     def write_not_evaluated(self, error: BaseException) -> None:
-        """Says in the job summary that there is no verdict, and why; a missing summary could be taken for a pass."""
+        """Says that there is no verdict, and why; a missing summary, or files of an earlier run, could pass for one."""
         reason = (
             f"{error.detail} [{error.code}]" if isinstance(error, SslmemError) else f"{type(error).__name__} {error}"
         )
-        self._summarize(render_not_evaluated(reason))
+        for place in (self.json, self.sarif, self.html, self.scores, self.statement):
+            if place is not None and place.is_file() and place.resolve() not in self.spared:
+                place.unlink()
+        with suppress(OSError):  # what cannot be written is what the error may be about
+            if self.junit is not None:
+                self.junit.write_text(render_junit_error(reason), encoding="utf-8")
+            self._summarize(render_not_evaluated(reason))
 
     def _signer(self, key: Path) -> "Signer":
         return read_signer(key, os.environ.get("SSLMEM_KEY_PASSWORD"))

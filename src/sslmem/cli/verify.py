@@ -1,97 +1,161 @@
 """``sslmem verify``: whether a statement, a report, files and scores belong together, and who signed it."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sslmem.cli.options import stderr
+from sslmem.cli.score import read_roles_file
 from sslmem.errors import SpecError, StatementError
-from sslmem.gate.decide import VIOLATED
+from sslmem.gate.decide import PASSED, VIOLATED
 from sslmem.gate.report import Report, read_report
 from sslmem.gate.signature import open_statement
 from sslmem.gate.statement import file_digest, read_statement, verify_statement
+from sslmem.policy import load_policy
+
+NUM_RERUN = 10
 
 
 def verify(
     statement: Annotated[Path, typer.Argument(help="That sslmem gate --statement wrote.")],
     report: Annotated[Path, typer.Option(help="That sslmem gate --json wrote with it.")],
     key: Annotated[list[Path] | None, typer.Option(help="Public keys in PEM; one must have signed it.")] = None,
+    policy: Annotated[str | None, typer.Option(help="The policy that must have been applied, or default.")] = None,
     target: Annotated[list[Path] | None, typer.Option(help="Checkpoints that it must be about.")] = None,
     scores: Annotated[Path | None, typer.Option(help="That sslmem gate --scores wrote with it.")] = None,
+    roles: Annotated[Path | None, typer.Option(help="The table of roles, which the scores must have.")] = None,
     reference: Annotated[list[Path] | None, typer.Option(help="To score again: the references.")] = None,
     data: Annotated[Path | None, typer.Option(help="To score again: the dataset.")] = None,
     sample: Annotated[list[str] | None, typer.Option(help="To score again; without it, some at random.")] = None,
-    rerun: Annotated[int, typer.Option(min=1, help="How many samples to score again at random.")] = 10,
+    rerun: Annotated[int | None, typer.Option(min=1, help="How many samples to score again at random; 10.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda, to score again.")] = "auto",
+    any_verdict: Annotated[bool, typer.Option("--any-verdict", help="Status 0 whatever the verdict is.")] = False,
 ) -> None:
-    """Decides again from the report, and compares all that is given with the statement: 0 it holds, 1 it does not."""
+    """Decides again from the report, and compares all that is given: 0 it holds and passed, 1 it does not."""
     text, kept = read_statement(statement), read_report(report)
+    given = _Given(key, policy, target, scores, roles, reference, data, sample, rerun, device)
+    again = given.scores_again()
     try:
         verify_statement(open_statement(text, key or ()), kept, target or ())
-        said = ["signed by a key that was given"] if key else []
+        said = _verify_policy(kept, policy)
         if scores is not None:
-            said += _verify_scores(kept, scores, _Again(target, reference, data, sample, rerun, device))
-        elif reference or data or sample:
-            raise SpecError("to score again, the stored scores are needed; expected --scores as well")
+            said += _verify_scores(kept, scores, given, again=again)
     except StatementError as error:
         stderr.print(f"does not hold: {error.detail}", highlight=False, soft_wrap=True, markup=False)
         raise typer.Exit(VIOLATED) from error
-    headline = kept.decision.headline
-    print("holds: " + "; ".join([headline.rstrip("."), *said] if said else [headline]))
+    if left_out := given.left_out(again=again):
+        stderr.print(f"not checked: {', '.join(left_out)}", highlight=False, soft_wrap=True, markup=False)
+    passed = kept.decision.status == PASSED
+    print("; ".join(["the statement holds", *(["signed by a key that was given"] if key else []), *said]))
+    print(f"the verdict of {kept.day}: {kept.decision.headline}")
+    if not passed and not any_verdict:
+        raise typer.Exit(VIOLATED)
 
 
 @dataclass(frozen=True)
-class _Again:
-    """What to score again, if anything."""
+class _Given:
+    """What there is to compare with."""
 
-    targets: list[Path] | None
-    references: list[Path] | None
+    keys: Sequence[Path] | None
+    policy: str | None
+    targets: Sequence[Path] | None
+    scores: Path | None
+    roles: Path | None
+    references: Sequence[Path] | None
     data: Path | None
-    samples: list[str] | None
-    number: int
+    samples: Sequence[str] | None
+    number: int | None
     device: str
 
-    @property
-    def wanted(self) -> bool:
+    def scores_again(self) -> bool:
         """Whether anything is to be scored again.
 
         Raises:
-            SpecError: something is missing for it.
+            SpecError: something is missing for what is asked for.
         """
-        if not (self.references or self.data or self.samples):
+        if self.roles and not self.scores:
+            raise SpecError("roles are compared with those of the scores; expected --scores as well")
+        if not (self.references or self.data or self.samples or self.number):
             return False
-        if not (self.targets and self.references and self.data):
-            raise SpecError("to score again, expected --target, --reference and --data")
+        if not (self.targets and self.references and self.data and self.scores and self.roles):
+            raise SpecError("to score again, expected --target, --reference, --data, --roles and --scores")
         return True
 
+    def left_out(self, *, again: bool) -> list[str]:
+        """What a full verification has besides."""
+        return [
+            what
+            for what, there in (
+                ("who signed it (--key)", self.keys),
+                ("whose policy it is (--policy)", self.policy),
+                ("the target's file (--target)", self.targets),
+                ("whether the evidence follows from the scores (--scores)", self.scores),
+                ("whether the scores have the right roles (--roles)", self.roles),
+                ("whether scores come out again (--target, --reference, --data)", again),
+            )
+            if not there
+        ]
 
-def _verify_scores(report: Report, path: Path, again: _Again) -> list[str]:
+
+def _verify_policy(report: Report, name: str | None) -> list[str]:
+    today = datetime.now(UTC).date()
+    if report.day > today:
+        raise StatementError(f"the report is of {report.day}, which is yet to come")
+    for result in report.decision.rules:
+        if result.waivers and all(waiver.expires < today for waiver in result.waivers):
+            raise StatementError(f"{result.rule} was waived on {report.day}, and the waiver has expired since")
+    if name is None:
+        return []
+    policy = load_policy(name)
+    if (policy.digest, policy.policy) != (report.policy.digest, report.policy.content):
+        raise StatementError(f"another policy was applied than {name}, whose digest is {policy.digest}")
+    return ["by this policy"]
+
+
+def _verify_scores(report: Report, path: Path, given: _Given, *, again: bool) -> list[str]:
+    from sslmem.merge import read_scores  # noqa: PLC0415  numpy and torch take seconds to load
+    from sslmem.rerun import check_evidence, check_samples  # noqa: PLC0415
+
     case = report.case
-    if (digest := file_digest(path)) != case.files.get("scores"):
-        raise StatementError(f"the report is not about the scores {path}, whose digest is {digest}")
-    wanted = again.wanted
+    _same_digest(report, "scores", path)
+    stored = read_scores(path)
+    said = []
+    if given.roles is not None:
+        _same_digest(report, "roles", given.roles)
+        check_samples(case, stored, read_roles_file(given.roles))
+        said.append("its scores have the roles' samples")
+    if again:
+        said += _score_again(report, given)
+    else:
+        check_evidence(case, stored)
+    return [f"its evidence follows from {len(stored.rows)} scores", *said]
 
-    from sslmem.datasets.source import open_dataset  # noqa: PLC0415  numpy, and below torch, take seconds to load
+
+def _score_again(report: Report, given: _Given) -> list[str]:
+    from sslmem.datasets.source import open_dataset  # noqa: PLC0415
     from sslmem.merge import read_scores  # noqa: PLC0415
-    from sslmem.rerun import check_evidence, load_used, rerun  # noqa: PLC0415
+    from sslmem.rerun import check_evidence, load_used, quality_of, rerun  # noqa: PLC0415
     from sslmem.scoring import pick_device  # noqa: PLC0415
 
-    stored = read_scores(path)
-    check_evidence(case, stored)
-    said = [f"its metrics follow from {len(stored.rows)} scores"]
-    if not wanted or again.data is None:
-        return said
-    if not again.data.is_dir() and (digest := file_digest(again.data)) != case.files.get("dataset"):
-        raise StatementError(f"the statement is not about the dataset {again.data}, whose digest is {digest}")
-    device, tensor = pick_device(again.device), stored.summary.spec.representation
-    targets = load_used(case, "target", again.targets or (), device, tensor)
-    references = load_used(case, "reference", again.references or (), device, tensor)
+    if given.scores is None or given.roles is None or given.data is None:
+        raise AssertionError("what is missing was named before")
+    case, stored, roles = report.case, read_scores(given.scores), read_roles_file(given.roles)
+    if not given.data.is_dir():
+        _same_digest(report, "dataset", given.data)
+    device, tensor = pick_device(given.device), stored.summary.spec.representation
+    targets = load_used(case, "target", given.targets or (), device, tensor)
+    references = load_used(case, "reference", given.references or (), device, tensor)
     names = [row.sample for row in stored.rows]
-    chosen = again.samples or random.SystemRandom().sample(names, min(again.number, len(names)))
-    with open_dataset(again.data) as dataset:
+    number = min(given.number or NUM_RERUN, len(names))
+    chosen = given.samples or random.SystemRandom().sample(names, number)
+    with open_dataset(given.data) as dataset:
+        quality = quality_of(stored, roles, targets, references, dataset, device=device)
+        check_evidence(case, stored, roles=roles, quality=quality, dataset=dataset)
         results = rerun(stored, chosen, targets, references, dataset, device=device)
     for one in results:
         was, now = ("no score" if value is None else f"{value:+.6f}" for value in (one.was, one.now))
@@ -99,4 +163,9 @@ def _verify_scores(report: Report, path: Path, again: _Again) -> list[str]:
         stderr.print(f"{one.sample}: {was}, now {now}: {mark}", highlight=False, soft_wrap=True, markup=False)
     if differing := [one.sample for one in results if not one.agrees]:
         raise StatementError(f"{len(differing)} of {len(results)} scores do not come out again, such as {differing[0]}")
-    return [*said, f"{len(results)} of them came out again"]
+    return [f"{len(results)} of them came out again"]
+
+
+def _same_digest(report: Report, what: str, path: Path) -> None:
+    if (digest := file_digest(path)) != report.case.files.get(what):
+        raise StatementError(f"the statement is not about the {what} {path}, whose digest is {digest}")

@@ -20,7 +20,7 @@ VERDICTS = {"passed": "bold green", "failed": "bold red", "inconclusive": "bold 
 def print_report(report: Report, console: Console) -> None:
     """Prints what limits the audit, each rule, what is doubtful, what to look at, and last the verdict."""
     decision = report.decision
-    for limit in report.case.limits:
+    for limit in report.case.notes:
         console.print(f"limit: {limit}", style="dim", markup=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False)
     for heading in ("rule", "outcome", "metric", "required", "measured"):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from sslmem.gate.report import Report
+from sslmem.gate.rules import level
 from sslmem.report.html import render_report
 from sslmem.report.summary import Summary
 
@@ -51,7 +52,7 @@ def _annex(report: Report) -> list[_Attack]:
         low, estimate, high = auc.interval
         told = (
             f"By its score a candidate was told from an image that neither encoder has seen in {estimate:.1%} of pairs "
-            f"({auc.confidence:.4g} confidence: {low:.1%} to {high:.1%}; chance is 50 %)."
+            f"({level(auc.confidence)} confidence: {low:.1%} to {high:.1%}; chance is 50 %)."
         )
     single = (
         f"{len(case.significant)} of {case.samples.get('candidate', 0)} candidates stand out, "

@@ -41,6 +41,17 @@ def render_junit(report: Report) -> str:
     return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
+def render_junit_error(reason: str) -> str:
+    """Says that there is no verdict, and why."""
+    root = ET.Element("testsuites", name="sslmem gate", time="0", tests="1", failures="0", errors="1")
+    suite = ET.SubElement(
+        root, "testsuite", name="sslmem gate", time="0", tests="1", failures="0", errors="1", skipped="0"
+    )
+    _add(_case(suite, "evidence"), "error", "not-evaluated", reason)
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
 def _outcome(case: ET.Element, result: RuleResult) -> None:
     match result.outcome:
         case "failed":

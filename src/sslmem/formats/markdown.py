@@ -38,7 +38,7 @@ def render_markdown(report: Report) -> str:
         ]
     lines += [f"* Doubt: {_text(doubt)}" for doubt in decision.doubts]
     lines += [f"* Warning: {_text(warning)}" for warning in decision.warnings]
-    lines += [f"* Limit: {_text(limit)}" for limit in case.limits]
+    lines += [f"* Limit: {_text(limit)}" for limit in case.notes]
     if case.significant:
         rate = f"{case.fdr:.3g}"
         lines += ["", f"### {len(case.significant)} candidates memorized at a false discovery rate of {rate}", ""]

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 from sslmem.errors import EvidenceError
 
@@ -23,6 +23,8 @@ def _finite(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0)]
 Number = Annotated[float | None, BeforeValidator(_finite)]
 
 
@@ -70,11 +72,25 @@ class EncoderUsed(_Read):
     """How an encoder's file was read, so that it can be read so again; see ``load_checkpoint``."""
 
     part: Literal["target", "reference"]
-    file: str
+    file: Digest
     architecture: str
     input_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+
+class Drawn(_Read):
+    """That scoring stopped, or might have, once the verdict was certain; see :mod:`sslmem.stopping`.
+
+    Attributes:
+        share: of the samples of each role that were scored.
+        seed: of the order they were drawn in.
+        said: the same for people.
+    """
+
+    share: float
+    seed: int
+    said: str
 
 
 class Case(_Read):
@@ -97,6 +113,7 @@ class Case(_Read):
         files: digests of the files that went in, by what they are: ``target:NAME``, ``dataset``, ``roles``; and of the
             file of ``scores`` that came out, if one was written.
         encoders: how the encoders' files were read, if that is known.
+        drawn: which samples were scored, unless all were.
         audit: the audit's id, if a server keeps it.
     """
 
@@ -104,18 +121,24 @@ class Case(_Read):
     checks: list[ValidityCheck]
     significant: list[SignificantSample]
     fdr: float
-    samples: dict[str, int]
-    num_samples: int
-    num_skipped: int
+    samples: dict[str, Count]
+    num_samples: Count
+    num_skipped: Count
     num_targets: int
     num_references: int
     limits: list[str]
     spec_digest: str
     target_digests: list[str]
     reference_digests: list[str]
-    files: dict[str, str] = {}
+    files: dict[str, Digest] = {}
     encoders: list[EncoderUsed] = []
+    drawn: Drawn | None = None
     audit: str | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """What whoever reads the verdict should know: how much was scored, and the limits."""
+        return [*([self.drawn.said] if self.drawn is not None else []), *self.limits]
 
     @property
     def targets(self) -> list[frozenset[str]]:
@@ -132,6 +155,7 @@ def make_case(
     *,
     files: Mapping[str, str] | None = None,
     encoders: Sequence[EncoderUsed] = (),
+    drawn: Drawn | None = None,
     audit: str | None = None,
 ) -> Case:
     """Puts evidence and summary of one audit together.
@@ -141,6 +165,7 @@ def make_case(
         summary: JSON form of its summary.
         files: digests of what went in.
         encoders: how they were read.
+        drawn: which samples were scored, unless all were.
         audit: its id.
 
     Raises:
@@ -163,6 +188,7 @@ def make_case(
                 "num_skipped": summary["num_skipped"],
                 "files": dict(files or {}),
                 "encoders": list(encoders),
+                "drawn": drawn,
                 "audit": audit,
             }
         )

@@ -71,6 +71,9 @@ def decide(case: Case, policy: Policy, today: date, baselines: Mapping[str, Case
     waived, warnings = apply_waivers(policy, case, {name: found.outcome for name, found in judged.items()}, today)
     rules = [_result(rule, judged[rule.id], waived.get(rule.id, [])) for rule in policy.rules]
     doubts = _doubts(case, policy)
+    for name in sorted({rule.baseline for rule in policy.rules if rule.baseline is not None}):
+        if (before := (baselines or {}).get(name)) is not None:
+            doubts += [f"the baseline {name}: {doubt}" for doubt in _doubts(before, policy)]
     verdict = _verdict(rules, doubts)
     violated = any(result.outcome == "failed" for result in rules)
     if verdict == "inconclusive" and policy.on_inconclusive == "warn":
@@ -124,6 +127,10 @@ def _doubts(case: Case, policy: Policy) -> list[str]:
             doubts.append(f"{case.samples.get(role, 0)} {role} samples were scored; the policy asks for {least}")
     if case.num_references < minimum.references:
         doubts.append(f"number of references: {case.num_references}; the policy asks for {minimum.references}")
+    if case.fdr != policy.fdr:
+        doubts.append(
+            f"single images were judged at a false discovery rate of {case.fdr:g}; the policy asks for {policy.fdr:g}"
+        )
     share = case.num_skipped / case.num_samples if case.num_samples else 1.0
     if share > minimum.max_skipped_share:
         doubts.append(

@@ -62,6 +62,11 @@ class Report(BaseModel):
         return json.dumps({**self.model_dump(mode="json"), "digest": self.digest}, indent=2, allow_nan=False) + "\n"
 
 
+def digest_of(case: Case) -> str:
+    """``sha256:`` and the hexadecimal digest of a case's canonical JSON."""
+    return _digest(case.model_dump(mode="json"))
+
+
 def _digest(content: Mapping[str, Any]) -> str:
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()

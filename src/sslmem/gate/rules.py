@@ -58,7 +58,7 @@ def judge(rule: Rule, case: Case, baselines: Mapping[str, Case], confidence: flo
         interval = change(measure.interval, before.interval)
     low, estimate, high = interval
     outcome = _compare(rule, low, estimate, high)
-    number = f"{estimate:.4g} ({measure.confidence:.4g} confidence: {low:.4g} to {high:.4g}; n = {measure.n})"
+    number = f"{estimate:.4g} ({level(measure.confidence)} confidence: {low:.4g} to {high:.4g}; n = {measure.n})"
     allowed = f"{WORDS[rule.op]} {rule.value:g}"
     reason = {
         "passed": f"{what} is {number}; {allowed} is required, and its {_side(rule)} is",
@@ -67,6 +67,11 @@ def judge(rule: Rule, case: Case, baselines: Mapping[str, Case], confidence: flo
         "more samples, views or references would decide",
     }[outcome]
     return Judged(outcome, reason, low, estimate, high, measure.n)
+
+
+def level(confidence: float) -> str:
+    """A confidence in words that do not round it to one."""
+    return f"{confidence:.4g}" if confidence < 0.9999 else f"1 - {1 - confidence:.2g}"
 
 
 def change(now: Interval, before: Interval) -> Interval:

@@ -83,7 +83,8 @@ def _verified(content: dict[str, Any], keys: "Sequence[SSlibKey]") -> str:
     from securesystemslib.exceptions import Error  # noqa: PLC0415
 
     try:
-        envelope = Envelope.from_dict(content)
+        signatures = [{"keyid": "", **signature} for signature in content["signatures"]]  # optional in DSSE
+        envelope = Envelope.from_dict({**content, "signatures": signatures})
         statement: str = envelope.payload.decode()
     except (Error, LookupError, TypeError, ValueError, AttributeError) as error:
         raise StatementError(f"expected an envelope with payload and signatures ({error!r})") from error

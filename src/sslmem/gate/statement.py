@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from sslmem.errors import EvidenceError, StatementError
 from sslmem.gate.decide import PASSED, Decision, decide
-from sslmem.gate.report import Report
+from sslmem.gate.report import Report, digest_of
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+OTHER_TYPES = ("https://in-toto.io/Statement/v0.1",)  # of tools that make the statement of its predicate
 PREDICATE_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
 BLOCK = 2**20
 Json = dict[str, Any]
@@ -51,6 +52,7 @@ def _predicate(report: Report) -> Json:
             _resource("score-spec", case.spec_digest),
             {**_resource("report", report.digest), "annotations": {"sslmem": report.sslmem_version}},
             *(_resource(name, digest) for name, digest in inputs),
+            *(_resource(f"baseline:{name}", digest_of(case)) for name, case in report.baselines.items()),
         ],
         **{f"{kind}Tests": names for kind, names in tests.items()},
     }
@@ -99,13 +101,24 @@ def verify_statement(statement: str, report: Report, targets: Iterable[Path] = (
     expected = json.loads(make_statement(report))
     if not isinstance(found, dict) or found.keys() != expected.keys():
         raise StatementError("expected an in-toto statement with _type, subject, predicateType and predicate")
+    if found["_type"] in OTHER_TYPES:
+        expected["_type"] = found["_type"]
+    if _digests_of(found["subject"]) == _digests_of(expected["subject"]):
+        expected["subject"] = found["subject"]  # under whatever names
     for key, value in expected.items():
         if found[key] != value:
             raise StatementError(f"the statement's {key} is not what the report says")
-    digests = {"sha256:" + subject["digest"]["sha256"] for subject in expected["subject"]}
+    digests = {f"sha256:{digest}" for digest in _digests_of(expected["subject"])}
     for path in targets:
         if (digest := file_digest(path)) not in digests:
             raise StatementError(f"the statement is not about {path}, whose digest is {digest}")
+
+
+def _digests_of(subject: object) -> list[str]:
+    try:
+        return sorted(str(item["digest"]["sha256"]) for item in subject)  # type: ignore[attr-defined]
+    except (TypeError, KeyError):
+        return []
 
 
 def read_statement(path: Path) -> str:

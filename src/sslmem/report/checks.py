@@ -91,11 +91,18 @@ def run_checks(
     ]
 
 
+def check_images(rows: Sequence[ScoreRow], read_image: Callable[[str], bytes] | None) -> list[Check]:
+    """The checks of images against each other, which need no scores."""
+    return [_roles_apart(rows), _few_twins(rows, read_image)]
+
+
 def _enough_samples(rows: Sequence[ScoreRow]) -> Check:
-    found = Counter(row.role for row in rows if row.score is not None)
+    # An image that is there many times counts once.
+    images = {(row.role, row.sample_key or row.sample) for row in rows if row.score is not None}
+    found = Counter(role for role, _ in images)
     detail = "; ".join(f"{role}: expected at least {least}, found {found[role]}" for role, least in MIN_SAMPLES.items())
     enough = all(found[role] >= least for role, least in MIN_SAMPLES.items())
-    return Check(id="enough-samples", status="ok" if enough else "failed", detail=f"scored samples: {detail}")
+    return Check(id="enough-samples", status="ok" if enough else "failed", detail=f"different images: {detail}")
 
 
 def _few_skipped(rows: Sequence[ScoreRow]) -> Check:

@@ -4,6 +4,7 @@ It is computed from the rows of scores alone, without torch, so that whoever hol
 """
 
 from collections.abc import Callable, Sequence
+from math import ceil
 from typing import Literal
 
 import numpy as np
@@ -102,6 +103,7 @@ def gather_evidence(
     fdr: float = 0.05,
     quality: EncoderQuality | None = None,
     read_image: Callable[[str], bytes] | None = None,
+    checked_before: Sequence[Check] = (),
     seed: int = 0,
 ) -> Evidence:
     """Turns the rows of an audit into evidence; the same rows in any order give the same evidence.
@@ -114,6 +116,7 @@ def gather_evidence(
         quality: of the encoders, where it was measured; without it a weak reference shows in alignment alone.
         read_image: returns a sample's encoded bytes by its path, to look for near duplicates; raises
             UndecodableImage if it cannot.
+        checked_before: checks that were made on more than these rows, and stand in for those of the same name.
         seed: of the bootstrap over encoders.
 
     Raises:
@@ -140,7 +143,9 @@ def gather_evidence(
     candidates = scored["candidate"]
     significant = significant_samples([row.sample for row in candidates], _scores(candidates), external, fdr=fdr)
     if candidates and len(external):
-        metrics += _of_discoveries(len(significant), len(candidates), confidence, fdr)
+        fewest = fewest_discoverable(len(candidates), len(external), fdr)
+        metrics += _of_discoveries(len(significant), len(candidates), confidence, fdr, fewest)
+    known = {check.id: check for check in checked_before}
     uncertainty = None
     if len(candidates) > 1 and len(external) > 1:
         uncertainty, over_models = uncertainty_of(candidates, scored["external"], confidence=confidence, seed=seed)
@@ -150,7 +155,7 @@ def gather_evidence(
     return Evidence(
         metrics={metric.name: metric for metric in metrics},
         tests=tests,
-        checks=run_checks(rows, summary, quality, read_image),
+        checks=[known.get(check.id, check) for check in run_checks(rows, summary, quality, read_image)],
         significant=list(significant),
         fdr=fdr,
         num_references=len(summary.reference_digests),
@@ -204,12 +209,21 @@ def _against_null(role: str, ours: Floats, external: Floats, confidence: float) 
     ]
 
 
-def _of_discoveries(num: int, num_candidates: int, confidence: float, fdr: float) -> list[Metric]:
+def _of_discoveries(num: int, num_candidates: int, confidence: float, fdr: float, fewest: int) -> list[Metric]:
     rate = f"at a false discovery rate of {fdr:.3g}"
     share = share_interval(num, num_candidates, confidence)
+    # So many may be memorized, however strongly, without any being found: too few externals to tell them from chance.
+    unseen = min(1.0, (fewest - 1) / num_candidates)
+    share = share.model_copy(update={"high": max(share.high, unseen)})
     exact = Interval(estimate=num, low=num, high=num)
     return [
-        _metric("candidate.share_significant", share, confidence, num_candidates, f"share found memorized {rate}"),
+        _metric(
+            "candidate.share_significant",
+            share,
+            confidence,
+            num_candidates,
+            f"share found memorized {rate}; the upper end is at least what so many externals cannot find",
+        ),
         _metric(
             "candidate.num_significant",
             exact,
@@ -247,7 +261,12 @@ def _limits(
             f"it needs {round(1 / RATES[coarse[0]])}."
         )
     fewest = fewest_discoverable(num_candidates, num_external, fdr)
-    if fewest > 1:
+    if fewest > num_candidates:
+        limits.append(
+            f"With {num_external} external samples no candidate can be found memorized by itself; that takes "
+            f"{ceil(1 / fdr) - 1} or more."
+        )
+    elif fewest > 1:
         limits.append(
             f"With {num_external} external samples a candidate is found memorized only if at least {fewest} of "
             f"{num_candidates} score above all of them; more external samples would resolve single ones."

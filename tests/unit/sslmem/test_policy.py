@@ -96,6 +96,19 @@ def test_bytes_that_are_no_text_are_refused() -> None:
         parse_policy(b"\xff\xfe\x00", "policy.yaml")
 
 
+@pytest.mark.parametrize("key", ["on", '"on"'])
+def test_the_key_on_is_a_word_and_no_boolean(key: str) -> None:
+    text = f"version: 1\nrules:\n  - {{id: first, metric: candidate.auc, op: '<=', value: 1, {key}: estimate}}\n"
+    assert parse_policy(text.encode(), "policy.yaml").policy.rules[0].compared == "estimate"
+
+
+@pytest.mark.parametrize("version", ["true", "yes", "1.5", "'1'"])
+def test_version_is_a_number(version: str) -> None:
+    text = f"version: {version}\nrules:\n  - {{id: first, metric: candidate.auc, op: '<=', value: 1}}\n"
+    with pytest.raises(PolicyError, match="version"):
+        parse_policy(text.encode(), "policy.yaml")
+
+
 @pytest.mark.parametrize("missing", ["rule", "scope", "reason", "approved_by", "expires"])
 def test_waiver_needs_all_its_parts(missing: str) -> None:
     waiver = {key: value for key, value in a_waiver().items() if key != missing}

@@ -15,12 +15,14 @@ from sslmem.gate.case import Case, make_case
 from sslmem.gate.decide import Decision, decide
 from sslmem.local import as_row
 from sslmem.policy import Policy
+from sslmem.report.effects import Difference
 from sslmem.report.evidence import gather_evidence
 from sslmem.report.statistics import auc_interval
 from sslmem.report.summary import summarize
 from sslmem.roles import Role
 from sslmem.samples import Sample
 from sslmem.scoring import SampleScore
+from sslmem.sequential import drawn as drawn_samples
 from sslmem.spec import ScoreSpec
 from sslmem.stopping import Part, is_certain, rounds, score_until_certain
 from tests.unit.cases import TODAY, a_case, a_policy, a_rule, evidence, metric, summary
@@ -71,16 +73,19 @@ class Run:
     made: list[int]
 
 
-def quick_case(part: Part, roles: dict[str, Role]) -> Case:
-    """The AUC alone: the whole evidence takes too long for hundreds of runs."""
+def quick_case(part: Part, roles: dict[str, Role], name: str = "candidate.auc") -> Case:
+    """One metric alone: the whole evidence takes too long for hundreds of runs."""
     ours, null = (
         np.array([s.score for s in part.scores if roles[s.name] == role], dtype=np.float64)
         for role in ("candidate", "external")
     )
-    found = auc_interval(ours, null, part.confidence)
-    given = metric("candidate.auc", (found.low, found.estimate, found.high), confidence=part.confidence)
+    if name == "candidate.auc":
+        found = auc_interval(ours, null, part.confidence)
+    else:
+        found = Difference.of(ours, null).interval(part.confidence)
+    given = metric(name, (found.low, found.estimate, found.high), confidence=part.confidence)
     counts = {"roles": [{"role": "candidate", "n": len(ours)}, {"role": "external", "n": len(null)}]}
-    return make_case({**evidence({}), "metrics": {"candidate.auc": given}}, summary(**counts))
+    return make_case({**evidence({}), "metrics": {name: given}}, summary(**counts))
 
 
 def full_case(part: Part, roles: dict[str, Role]) -> Case:
@@ -97,6 +102,7 @@ def run(
     policy: Policy,
     spec: ScoreSpec = SPEC,
     case_of: Callable[[Part, dict[str, Role]], Case] = full_case,
+    seed: int = 0,
 ) -> Run:
     parts: tuple[tuple[Role, Floats], ...] = (("candidate", candidates), ("external", externals))
     scores = {f"{role}-{i}": float(score) for role, values in parts for i, score in enumerate(values)}
@@ -117,6 +123,7 @@ def run(
         policy,
         case_of=lambda part: case_of(part, roles),
         decide=decided,
+        seed=seed,
     )
     return Run(case, part, decided(case), made)
 
@@ -132,11 +139,11 @@ def drawn(shift: float, seed: int = 0, sizes: tuple[int, int] = (400, 400)) -> t
 
 @pytest.mark.parametrize(("shift", "verdict"), [(0.0, "passed"), (1.0, "failed")])
 def test_clear_verdict_takes_less_than_half_of_the_forwards(shift: float, verdict: str) -> None:
-    found = run(*drawn(shift), policy(AUC))
+    found = run(*drawn(shift), policy(a_rule(value=0.65)))
     assert found.decision.verdict == verdict
     assert sum(found.made) < 0.5 * 800 * 10
     assert len(found.part.scores) == len(found.made) == found.case.num_samples
-    assert found.case.limits[-1].startswith(f"Scored until the verdict was certain: {len(found.made)} of 800 samples")
+    assert f"{len(found.made)} of 800 samples with 10 of 10 views" in found.part.said
 
 
 def test_verdict_that_is_not_clear_takes_all_samples() -> None:
@@ -149,8 +156,10 @@ def test_verdict_that_is_not_clear_takes_all_samples() -> None:
 def test_mean_scores_are_tried_with_few_views_first() -> None:
     clear = run(*drawn(0.0), policy(MEAN))
     assert clear.decision.verdict == "passed"
-    assert set(clear.made) == {4}
-    assert sum(clear.made) < 0.25 * 800 * 10
+    assert clear.made == [4] * 800  # all of the samples: those not drawn yet could add anything to a mean
+    violated = run(*drawn(1.5), policy(MEAN))
+    assert violated.decision.verdict == "failed"
+    assert sum(violated.made) < 0.25 * 800 * 10
     near = run(*drawn(0.5), policy(MEAN))
     assert set(near.made) == {4, 10}
     assert near.part.spec == SPEC
@@ -165,6 +174,7 @@ def test_mean_scores_are_tried_with_few_views_first() -> None:
         ([MEAN], 16, 2, [8, 16]),
         ([MEAN], 16, 4, [16]),
         ([MEAN, a_rule(id="other")], 10, None, [10]),
+        ([{**MEAN, "baseline": "before.json"}], 10, None, [10]),
         ([a_rule(metric="candidate.mean_score_bounded")], 10, None, [10]),
     ],
 )
@@ -192,6 +202,11 @@ def test_minimum_that_the_dataset_has_not_is_told_after_all_of_it() -> None:
         (AUC, {"candidate.auc": (0.4, 0.5, 0.65)}, False),
         (AUC, {"candidate.auc": (0.7, 0.8, 0.9)}, True),
         (AUC, {}, False),
+        (a_rule(metric="candidate.tpr_at_fpr_1%"), {"candidate.tpr_at_fpr_1%": (0.0, 0.01, 0.05)}, True),
+        (MEAN, {"candidate.excess": (0.0, 0.1, 0.2)}, False),
+        (MEAN, {"candidate.excess": (0.6, 0.7, 0.8)}, True),
+        (a_rule(metric="candidate.share_significant"), {"candidate.share_significant": (0.0, 0.0, 0.1)}, False),
+        (a_rule(metric="candidate.share_significant"), {"candidate.share_significant": (0.7, 0.8, 0.9)}, True),
         ({**AUC, "on": "estimate"}, {"candidate.auc": (0.4, 0.5, 0.55)}, False),
         ({**AUC, "on": "estimate"}, {"candidate.auc": (0.7, 0.8, 0.9)}, False),
         ({**AUC, "on": "low"}, {"candidate.auc": (0.4, 0.5, 0.9)}, False),
@@ -204,6 +219,40 @@ def test_only_an_interval_may_end_it_early(
 ) -> None:
     rules = a_policy(rules=[rule])
     assert is_certain(decide(a_case(metrics), rules, TODAY), rules) is certain
+
+
+def test_means_hold_once_all_samples_are_scored_with_few_views() -> None:
+    rules = a_policy(rules=[MEAN])
+    decision = decide(a_case({"candidate.excess": (0.0, 0.1, 0.2)}), rules, TODAY)
+    assert is_certain(decision, rules, all_samples=True)
+
+
+def test_a_few_strongly_memorized_samples_are_not_missed_more_often_than_stated() -> None:
+    """One in fifty adds 50 standard deviations: the mean is above the bound, and most samples do not tell."""
+    runs, rules = 100, a_policy(rules=[a_rule(metric="candidate.excess", value=0.9)])
+
+    def excess_case(part: Part, roles: dict[str, Role]) -> Case:
+        return quick_case(part, roles, "candidate.excess")
+
+    passed = 0
+    for seed in range(runs):
+        generator = np.random.default_rng(seed)
+        ours = generator.normal(0, 1, 200) + 50.0 * (np.arange(200) < 4)
+        verdict = run(ours, generator.normal(0, 1, 600), rules, case_of=excess_case, seed=seed).decision.verdict
+        passed += verdict == "passed"
+    assert passed <= binom.ppf(0.99, runs, 0.05)
+
+
+def test_whoever_names_or_orders_the_samples_does_not_order_their_scoring() -> None:
+    """Memorized ones have the last names; another seed draws others first, and each role has an order of its own."""
+    first = [drawn_samples({f"{i:03}": "candidate" for i in range(400)}, 0.25, seed) for seed in (1, 2)]
+    assert first[0] != first[1]
+    assert 25 < sum(int(name) >= 200 for name in first[0]) < 75
+    ranks: list[list[int]] = []
+    for role in ("candidate", "external"):
+        roles: dict[str, Role] = {f"{i:03}": role for i in range(400)}
+        ranks.append(sorted(int(name) for name in drawn_samples(roles, 0.25, 1)))
+    assert ranks[0] != ranks[1]
 
 
 def test_doubts_keep_it_going() -> None:

@@ -343,6 +343,34 @@ def test_job_summary_is_written_even_without_a_verdict(place: Place) -> None:
     assert "Something odd." in summary.read_text()
 
 
+@pytest.mark.parametrize("fault", ["policy", "audit"])
+def test_without_a_verdict_the_summary_says_so_and_no_earlier_files_are_left(place: Place, fault: str) -> None:
+    summary, junit = place.folder / "summary.md", place.folder / "junit.xml"
+    place.monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    earlier = [place.folder / name for name in ("report.json", "log.sarif", "statement.json")]
+    for file in earlier:
+        file.write_text("of an earlier gate that passed")
+    policy = place.policy()
+    if fault == "policy":
+        policy.write_text("version: 2")
+    given = answers() | ({f"/v1/audits/{AUDIT}": audit("failed")} if fault == "audit" else {})
+    files = ("--json", earlier[0], "--sarif", earlier[1], "--statement", earlier[2], "--junit", junit)
+    assert place.ask(given, *files, policy=policy).status == 2
+    assert summary.read_text().startswith("## ❌ Memorization gate: not evaluated")
+    assert 'errors="1"' in junit.read_text()
+    assert not any(file.exists() for file in earlier)
+
+
+def test_baseline_that_the_new_report_would_replace_is_kept_when_there_is_none(place: Place) -> None:
+    policy = place.policy(rules=[a_rule(value=0.1, baseline="last.json")])
+    last = place.folder / "last.json"
+    last.write_text(make_report(a_case(), policy_file(), TODAY).to_json())
+    given = answers() | {f"/v1/audits/{AUDIT}": audit("failed")}
+    assert place.ask(given, "--json", last, policy=policy).status == 2
+    assert last.exists()
+    assert place.ask(answers(), "--json", last, policy=policy).status == 0
+
+
 def test_levels_of_the_policy_are_asked_for(place: Place) -> None:
     with serving(answers()) as (url, seen):
         policy = place.policy(confidence=0.99, fdr=0.1)

@@ -7,7 +7,7 @@ import pytest
 
 from sslmem.cli import main
 from sslmem.gate.statement import make_statement
-from tests.unit.cases import FAILING, a_case, a_report
+from tests.unit.cases import FAILING, TODAY, a_case, a_report
 
 
 @pytest.fixture
@@ -32,7 +32,9 @@ def verify(monkeypatch: pytest.MonkeyPatch) -> int:
 def test_statement_that_holds(files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert files.is_dir()
     assert verify(monkeypatch) == 0
-    assert capsys.readouterr().out == "holds: Passed: the rule holds.\n"
+    out, err = capsys.readouterr()
+    assert out == f"the statement holds\nthe verdict of {TODAY}: Passed: the rule holds.\n"
+    assert err.startswith("not checked: who signed it (--key), whose policy it is (--policy), whether the evidence")
 
 
 def test_other_weights(files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

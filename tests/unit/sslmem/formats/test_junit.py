@@ -6,7 +6,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from xmlschema import XMLSchema, XMLSchemaException
 
-from sslmem.formats.junit import render_junit
+from sslmem.formats.junit import render_junit, render_junit_error
 from sslmem.gate.report import Report
 from tests.unit.cases import FAILING, STRADDLING, a_case, a_report, a_rule, a_waiver
 
@@ -36,6 +36,13 @@ def case_of(report: Report, name: str = "separation") -> ET.Element:
 @pytest.mark.parametrize("report", REPORTS.values(), ids=REPORTS)
 def test_results_are_valid_by_the_schema(report: Report) -> None:
     SCHEMA.validate(render_junit(report))
+
+
+def test_error_instead_of_a_verdict_is_valid_by_the_schema() -> None:
+    text = render_junit_error("the service does not answer [service-unreachable]")
+    SCHEMA.validate(text)
+    (error,) = ET.fromstring(text).iter("error")
+    assert error.get("message") == "the service does not answer [service-unreachable]"
 
 
 @pytest.mark.parametrize(

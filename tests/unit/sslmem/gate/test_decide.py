@@ -352,3 +352,17 @@ def test_status_0_always_has_a_reason(interval: Interval, status: str, skipped: 
     if rule.outcome == "waived":
         assert 0 <= days <= 90
     assert decide(case, policy, TODAY) == decision
+
+
+def test_single_images_judged_at_another_rate_than_the_policys_are_in_doubt() -> None:
+    decision = decide(a_case(fdr=0.2), a_policy(), TODAY)
+    assert decision.verdict == "inconclusive"
+    assert "at a false discovery rate of 0.2; the policy asks for 0.05" in decision.headline
+
+
+def test_doubts_about_the_baseline_are_doubts() -> None:
+    policy = a_policy(rules=[a_rule(value=0.1, baseline="last.json")])
+    before = a_case(num_skipped=9)
+    decision = decide(a_case(), policy, TODAY, {"last.json": before})
+    assert decision.verdict == "inconclusive"
+    assert "the baseline last.json: 9 of 800 samples were skipped" in decision.headline

@@ -12,9 +12,24 @@ from in_toto_attestation.v1.statement import Statement
 from in_toto_attestation.v1.statement_pb2 import Statement as StatementProto
 
 from sslmem.errors import EvidenceError, StatementError
-from sslmem.gate.report import Report
+from sslmem.gate.case import make_case
+from sslmem.gate.report import Report, make_report
 from sslmem.gate.statement import file_digest, make_statement, verify_statement
-from tests.unit.cases import FAILING, FILE, OTHER, SPEC, STRADDLING, a_case, a_report, a_waiver
+from tests.unit.cases import (
+    FAILING,
+    FILE,
+    OTHER,
+    SPEC,
+    STRADDLING,
+    TODAY,
+    a_case,
+    a_policy_file,
+    a_report,
+    a_rule,
+    a_waiver,
+    evidence,
+    summary,
+)
 
 
 def test_statement_is_an_in_toto_test_result_about_the_targets_file() -> None:
@@ -98,6 +113,30 @@ def test_statement_with_any_part_changed_does_not_hold(key: str) -> None:
         verify_statement(json.dumps({**statement, key: "x"}), a_report())
     with pytest.raises(StatementError, match=key):
         verify_statement(json.dumps({name: value for name, value in statement.items() if name != key}), a_report())
+
+
+def test_statement_that_another_tool_made_of_the_predicate_holds() -> None:
+    """cosign writes the older type, and a name of its own."""
+    statement = json.loads(make_statement(a_report()))
+    statement["_type"] = "https://in-toto.io/Statement/v0.1"
+    statement["subject"][0]["name"] = "somewhere/f.pth"
+    verify_statement(json.dumps(statement), a_report())
+    statement["subject"][0]["digest"]["sha256"] = "0" * 64
+    with pytest.raises(StatementError, match="subject is not what the report says"):
+        verify_statement(json.dumps(statement), a_report())
+
+
+def test_baselines_are_in_the_statement() -> None:
+    rules = {"rules": [a_rule(value=0.1, baseline="last.json")]}
+    report = make_report(a_case(), a_policy_file(**rules), TODAY, {"last.json": a_case()})
+    names = [part["name"] for part in json.loads(make_statement(report))["predicate"]["configuration"]]
+    assert "baseline:last.json" in names
+
+
+@pytest.mark.parametrize("digest", ["md5:00", "sha256:00", ""])
+def test_digest_that_is_none_is_refused(digest: str) -> None:
+    with pytest.raises(EvidenceError, match="not of the expected form"):
+        make_case(evidence({}), summary(), files={"target:f.pth": digest})
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null"])
