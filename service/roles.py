@@ -1,6 +1,5 @@
 """Tables of roles: registered once for a dataset, used by any number of audits."""
 
-import hashlib
 import uuid
 from collections import Counter
 
@@ -11,7 +10,7 @@ from sqlalchemy.orm import Session
 from models.dataset import Dataset, DatasetSample, RoleSet
 from service import intake
 from service.errors import RoleSetNotFound
-from sslmem.roles import match_roles, read_roles
+from sslmem.roles import match_roles, read_roles, roles_digest
 
 
 def register_roles(session: Session, dataset_id: uuid.UUID, text: str, name: str) -> tuple[RoleSet, bool]:
@@ -32,7 +31,7 @@ def register_roles(session: Session, dataset_id: uuid.UUID, text: str, name: str
     keys = dict(session.execute(samples).all())
     match_roles(roles, set(keys))
     entries = sorted(roles.items())
-    digest = "sha256:" + hashlib.sha256("\n".join(f"{path}\t{role}" for path, role in entries).encode()).hexdigest()
+    digest = roles_digest(roles)
     statement = (
         postgresql.insert(RoleSet)
         .values(

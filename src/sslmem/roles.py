@@ -1,7 +1,9 @@
 """The four split roles of SSLMem and the CSV table that assigns them (Wang et al. 2024, section 3)."""
 
 import csv
+import hashlib
 import io
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Literal, get_args
 
@@ -69,3 +71,9 @@ def match_roles(roles: dict[str, Role], samples: set[str]) -> None:
             f"{len(unknown)} of {len(roles)} samples with a role are not in the dataset, first {shown}; "
             f"expected paths within it, such as {example}"
         )
+
+
+def roles_digest(roles: Mapping[str, Role]) -> str:
+    """``sha256:`` and the hexadecimal digest of a table of roles, whatever the order of its lines."""
+    lines = "\n".join(f"{path}\t{role}" for path, role in sorted(roles.items()))
+    return "sha256:" + hashlib.sha256(lines.encode()).hexdigest()

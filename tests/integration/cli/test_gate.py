@@ -66,8 +66,16 @@ def test_gate_requests_an_audit_and_follows_it(
             "gate", "--policy", policy(tmp_path, 1.0, checks=["roles-apart"]), "--server", url,
             "--target", target_file.digest, "--reference", reference_file.digest, "--dataset", dataset,
             "--roles", roles, "--views", 4, "--timeout", 120, "--statement", tmp_path / "statement.json",
+            "--json", tmp_path / "report.json", "--scores", tmp_path / "scores.parquet",
         )  # fmt: skip
     assert ended.status == 0, ended
+    verified = sslmem(
+        "verify", tmp_path / "statement.json", "--report", tmp_path / "report.json", "--roles", table,
+        "--scores", tmp_path / "scores.parquet", "--target", target_file.path, "--reference", reference_file.path,
+        "--data", material.folder, "--rerun", 5,
+    )  # fmt: skip
+    assert verified.status == 0, verified
+    assert "5 of them came out again" in verified.out
     statement = json.loads((tmp_path / "statement.json").read_text())
     assert statement["subject"][0]["digest"]["sha256"] == target_file.digest.removeprefix("sha256:")
 
