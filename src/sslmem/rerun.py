@@ -3,9 +3,10 @@
 Nothing that the scores' file says of itself decides how much it may be wrong: whoever forged it wrote that, too.
 """
 
+import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from sslmem.datasets.source import Dataset
 from sslmem.encoders.encoder import Encoder
 from sslmem.encoders.load import load_checkpoint
 from sslmem.errors import StatementError
-from sslmem.gate.case import Case, EncoderUsed
+from sslmem.gate.case import Case, EncoderUsed, order_seed
+from sslmem.gate.decide import decide
+from sslmem.gate.report import Report
 from sslmem.gate.statement import file_digest
 from sslmem.local import as_row, census
 from sslmem.merge import StoredScores
@@ -23,10 +26,12 @@ from sslmem.report.checks import EncoderQuality, check_images
 from sslmem.report.evidence import Metric, gather_evidence
 from sslmem.report.quality import measure_quality
 from sslmem.report.rows import ScoreRow
-from sslmem.roles import Role
+from sslmem.roles import ROLES, Role, roles_digest
 from sslmem.samples import read_samples
 from sslmem.scoring import Scorer
-from sslmem.sequential import drawn
+from sslmem.sequential import drawn, plan
+from sslmem.spec import ScoreSpec
+from sslmem.stopping import confidence_of, is_certain, rounds
 
 # Of both alignments together: other machines, batches and devices round differently (docs/numerics.md).
 TOLERANCE = 1e-4
@@ -52,13 +57,20 @@ class Rerun:
     agrees: bool
 
 
-def check_samples(case: Case, scores: StoredScores, roles: Mapping[str, Role]) -> None:
+def check_samples(report: Report, scores: StoredScores, roles: Mapping[str, Role]) -> None:
     """Checks that the scores are of the samples that have roles, all of them or those that were drawn, in their roles.
+
+    Where scoring could stop early: that it stopped at one of the looks there are, with the confidence of that look, and
+    only because the verdict was certain; and that the samples are those whose turn it was.
 
     Raises:
         StatementError: they are not.
     """
-    expected = set(roles) if case.drawn is None else drawn(roles, case.drawn.share, case.drawn.seed)
+    case, expected = report.case, set(roles)
+    if case.drawn is not None:
+        seed = order_seed(roles_digest(roles), case.target_digests, case.reference_digests)
+        expected = drawn(roles, case.drawn.share, seed)
+        _check_stop(report, scores.summary.spec, roles)
     found = {row.sample for row in scores.rows}
     if missing := sorted(expected - found):
         raise StatementError(f"{len(missing)} samples have a role and no score, such as {missing[0]}")
@@ -69,8 +81,28 @@ def check_samples(case: Case, scores: StoredScores, roles: Mapping[str, Role]) -
             raise StatementError(f"{row.sample} is {roles[row.sample]} by the roles, and {row.role} in the scores")
 
 
+def _check_stop(report: Report, spec: ScoreSpec, roles: Mapping[str, Role]) -> None:
+    case, policy = report.case, report.policy.content
+    if case.drawn is None:
+        return
+    stages = rounds(spec.model_copy(update={"views": case.drawn.views}), policy)
+    if spec.views not in {stage.views for stage in stages}:
+        raise StatementError(f"a gate that may stop early does not score with {spec.views} of {case.drawn.views} views")
+    sizes = {role: list(roles.values()).count(role) for role in ROLES}
+    planned = plan(sizes, confidence=confidence_of(stages, policy), least=policy.minimum.samples)
+    levels = [level for share, _, level in planned if math.isclose(share, case.drawn.share, **EXACT)]
+    if not levels:
+        raise StatementError(f"there is no look at {case.drawn.share:g} of the samples")
+    if any(not math.isclose(measure.confidence, levels[0], **EXACT) for measure in case.metrics.values()):
+        raise StatementError(f"at this look metrics have confidence {levels[0]:.6g}; the report has another")
+    all_samples = case.drawn.share == 1
+    last = all_samples and spec.views == case.drawn.views
+    if not last and not is_certain(report.decision, policy, all_samples=all_samples):
+        raise StatementError("scoring stopped before the verdict was certain")
+
+
 def check_evidence(
-    case: Case,
+    report: Report,
     scores: StoredScores,
     *,
     roles: Mapping[str, Role] | None = None,
@@ -80,7 +112,7 @@ def check_evidence(
     """Checks that all of a case that scores tell follows from them: metrics, counts, memorized samples, checks.
 
     Args:
-        case: of the gate.
+        report: of the gate.
         scores: of the same gate.
         roles: of the samples.
         quality: of the encoders, measured again; without it, the checks that rest on it are left out.
@@ -89,33 +121,70 @@ def check_evidence(
     Raises:
         StatementError: something does not follow, or the scores are of other encoders or another spec.
     """
+    case, summary = report.case, scores.summary
+    _check_names(case, scores)
+    confidences = {measure.confidence for measure in case.metrics.values()} or {0.95}  # of no metric, any will do
+    if len(confidences) != 1:
+        raise StatementError(f"expected metrics of one confidence; the report has {sorted(confidences)}")
+    anew = dataset is not None and case.drawn is not None and roles is not None  # as the gate made them
+    try:
+        found = gather_evidence(
+            scores.rows,
+            summary,
+            confidence=confidences.pop(),
+            fdr=case.fdr,
+            quality=quality,
+            read_image=None if dataset is None or anew else dataset.read,
+            checked_before=check_images(census(dataset, roles), dataset.read) if anew else (),  # type: ignore[arg-type,union-attr]
+        )
+    except (ValueError, IndexError, TypeError) as error:
+        raise StatementError(f"no evidence can be had of such scores at such levels ({error})") from error
+    _check_metrics(case, found.metrics)
+    _check_counts(case, scores)
+    listed, computed = (
+        {one.sample: (one.score, one.p_value, one.q_value) for one in part}
+        for part in (case.significant, found.significant)
+    )
+    if listed.keys() != computed.keys() or any(
+        not _same(kept, value) for name in listed for kept, value in zip(listed[name], computed[name], strict=True)
+    ):
+        raise StatementError(f"by the scores {len(computed)} samples are memorized, and not the {len(listed)} listed")
+    if quality is not None and case.audit is None and list(found.limits) != list(case.limits):
+        raise StatementError("the limits that the report states are not those of such evidence")
+    statuses = {check.id: check.status for check in found.checks}
+    if case.audit is None:
+        _check_checks(case, statuses, images=dataset is not None, quality=quality)
+    else:
+        _check_with_all(report, statuses)
+
+
+def _check_names(case: Case, scores: StoredScores) -> None:
+    """Checks that scores and report are of the same encoders and spec, and that no sample is there twice."""
     summary = scores.summary
     for name in ("spec_digest", "target_digests", "reference_digests"):
         if getattr(summary, name) != getattr(case, name):
             raise StatementError(f"the scores' {name} is not the report's")
+    if summary.spec.digest != case.spec_digest:
+        raise StatementError("the digest of the score spec is not that of the spec that the scores have")
+    if (case.num_targets, case.num_references) != (len(case.target_digests), len(case.reference_digests)):
+        raise StatementError("the report counts other encoders than it names")
     if twice := [name for name, count in Counter(row.sample for row in scores.rows).items() if count > 1]:
         raise StatementError(f"the scores have {twice[0]} more than once")
-    confidences = {measure.confidence for measure in case.metrics.values()} or {0.95}  # of no metric, any will do
-    if len(confidences) != 1:
-        raise StatementError(f"expected metrics of one confidence; the report has {sorted(confidences)}")
-    if case.audit is not None:  # a service has no images or encoders at hand when it gathers evidence
-        quality = dataset = None
-    anew = dataset is not None and case.drawn is not None and roles is not None  # as the gate made them
-    found = gather_evidence(
-        scores.rows,
-        summary,
-        confidence=confidences.pop(),
-        fdr=case.fdr,
-        quality=quality,
-        read_image=None if dataset is None or anew else dataset.read,
-        checked_before=check_images(census(dataset, roles), dataset.read) if anew else (),  # type: ignore[arg-type,union-attr]
-    )
-    _check_metrics(case, found.metrics)
-    _check_counts(case, scores)
-    listed, computed = ({one.sample for one in part} for part in (case.significant, found.significant))
-    if listed != computed:
-        raise StatementError(f"by the scores {len(computed)} samples are memorized, and not the {len(listed)} listed")
-    _check_checks(case, {check.id: check.status for check in found.checks}, images=dataset is not None, quality=quality)
+
+
+def _check_with_all(report: Report, statuses: Mapping[str, str]) -> None:
+    """A service makes its checks with less at hand: the verdict must be the same with what fails here besides."""
+    stated = report.case.checks
+    if {check.id for check in stated} != statuses.keys():
+        raise StatementError("the report's validity checks are not those that are made")
+    now = [
+        check.model_copy(update={"status": "failed"}) if statuses[check.id] == "failed" else check for check in stated
+    ]
+    case = report.case.model_copy(update={"checks": now})
+    verdict = decide(case, report.policy.content, report.day, report.baselines).verdict
+    if verdict != report.decision.verdict:
+        failed = ", ".join(name for name, status in statuses.items() if status == "failed")
+        raise StatementError(f"with all checks made the verdict is {verdict}: {failed} failed")
 
 
 def _check_metrics(case: Case, computed: Mapping[str, Metric]) -> None:
@@ -149,20 +218,18 @@ def _check_counts(case: Case, scores: StoredScores) -> None:
 
 def _check_checks(case: Case, computed: Mapping[str, str], *, images: bool, quality: EncoderQuality | None) -> None:
     """Compares the statuses of checks as far as what they rest on is at hand."""
-    resting: dict[str, Callable[[], bool]] = {
-        "few-twins": lambda: images,
-        "roles-apart": lambda: images or case.drawn is None,
-        "reference-matches": lambda: quality is not None,
-        "not-collapsed": lambda: quality is not None,
-        "encoders-plausible": lambda: quality is not None,
+    complete = {
+        "few-twins": images,
+        "roles-apart": images or case.drawn is None,
+        "reference-matches": quality is not None,
+        "not-collapsed": quality is not None,
+        "encoders-plausible": quality is not None,
     }
     stated = {check.id: check.status for check in case.checks}
     if stated.keys() != computed.keys():
         raise StatementError("the report's validity checks are not those that are made")
     for name, status in computed.items():
-        complete = case.audit is not None or resting.get(name, lambda: True)()
-        # What fails without the missing part fails with it, too.
-        if status != stated[name] and (complete or status == "failed"):
+        if status != stated[name] and complete.get(name, True):
             raise StatementError(f"the check {name} is {status} by the scores, and {stated[name]} in the report")
 
 
@@ -180,6 +247,8 @@ def load_used(case: Case, part: str, paths: Sequence[Path], device: torch.device
     for encoder in used:
         if encoder.file not in given:
             raise StatementError(f"expected the {part} with digest {encoder.file} among the files")
+    if unused := [path for digest, path in given.items() if digest not in {encoder.file for encoder in used}]:
+        raise StatementError(f"the {part} {unused[0]} was not scored")
     loaded = [_load(encoder, given[encoder.file], device, representation) for encoder in used]
     if [encoder.weights_digest for encoder in loaded] != digests:
         raise StatementError(f"the weights of a {part} are not those that were scored")
@@ -220,7 +289,7 @@ def rerun(
     dataset: Dataset,
     *,
     device: torch.device,
-) -> list[Rerun]:
+) -> tuple[list[Rerun], list[ScoreRow]]:
     """Computes scores again.
 
     Args:
@@ -231,6 +300,9 @@ def rerun(
         dataset: with the images.
         device: where the encoders are.
 
+    Returns:
+        What agrees, and the rows that came out.
+
     Raises:
         StatementError: a sample has no stored score.
     """
@@ -239,29 +311,52 @@ def rerun(
         raise StatementError(f"the scores have no sample {missing[0]}")
     spec = scores.summary.spec.model_copy(update={"refine": None})
     scorer = Scorer(targets, references, spec, device=device)
-    found = [as_row(one, None) for batch in scorer.score(read_samples(dataset, names)) for one in batch]
-    exact = spec.precision == "float32"
+    batches = scorer.score(read_samples(dataset, names))
+    found = [as_row(one, rows[one.name].role) for batch in batches for one in batch]
+    lower = spec.precision != "float32"
     return [
-        Rerun(now.sample, rows[now.sample].score, now.score, _agrees(rows[now.sample], now, exact)) for now in found
-    ]
+        Rerun(now.sample, rows[now.sample].score, now.score, _agrees(rows[now.sample], now, lower)) for now in found
+    ], found
 
 
-def _agrees(was: ScoreRow, now: ScoreRow, exact: bool) -> bool:
+def decide_again(report: Report, scores: StoredScores, rows: Sequence[ScoreRow]) -> None:
+    """Checks that the verdict is the same by all scores as they came out now: small differences may add up.
+
+    Raises:
+        StatementError: it is another.
+    """
+    case, summary = report.case, scores.summary
+    confidence = next(iter(case.metrics.values())).confidence if case.metrics else report.policy.content.confidence
+    evidence = gather_evidence(rows, summary, confidence=confidence, fdr=case.fdr)
+    metrics = json.loads(evidence.model_dump_json())["metrics"]
+    now = Case.model_validate({**case.model_dump(mode="json"), "metrics": metrics})
+    verdict = decide(now, report.policy.content, report.day, report.baselines).verdict
+    if verdict != report.decision.verdict:
+        raise StatementError(f"by the scores that came out now the verdict is {verdict}")
+
+
+def _agrees(was: ScoreRow, now: ScoreRow, lower: bool) -> bool:
     """Whether a stored row is what came out; the tolerance rests on what came out alone."""
     if was.sample_key != now.sample_key or (was.skipped is None) != (now.skipped is None):
         return False
     if now.score is None or now.alignment_target is None or now.alignment_reference is None:
         return was.score is None
     both = now.alignment_target + now.alignment_reference
-    allowed = TOLERANCE * both + (0.0 if exact else LOW_PRECISION_ERRORS * (now.standard_error or 0.0))
+    allowed = TOLERANCE * both + (LOW_PRECISION_ERRORS * (now.standard_error or 0.0) if lower else 0.0)
     pairs = [
         (was.score, now.score, allowed),
         (was.alignment_target, now.alignment_target, allowed),
         (was.alignment_reference, now.alignment_reference, allowed),
         (was.score_bounded, now.score_bounded, 2 * allowed / both if both else 0.0),
         (was.standard_error, now.standard_error, allowed),
+        (was.reference_spread, now.reference_spread, 2 * allowed),
         (was.num_views, now.num_views, 0.0),
     ]
+    lists = ((was.alignment_targets, now.alignment_targets), (was.alignment_references, now.alignment_references))
+    for before, after in lists:
+        if len(before or ()) != len(after or ()):
+            return False
+        pairs += [(a, b, 2 * allowed) for a, b in zip(before or (), after or (), strict=True)]
     return all(
         (kept is None and computed is None)
         or (kept is not None and computed is not None and abs(kept - computed) <= bound)

@@ -171,21 +171,40 @@ def score_in_looks(
             f"a decision needs at least 2 candidates and 2 externals; "
             f"found {sizes['candidate']} and {sizes['external']}"
         )
-    wanted: dict[Role, int] = {"candidate": MIN_AT_LOOK, "external": MIN_AT_LOOK}
-    for role, number in (least or {}).items():
-        wanted[role] = max(wanted.get(role, 0), number)
-    first = min(1.0, max(number / max(1, sizes[role]) for role, number in wanted.items()))
-    shares = [share for share in np.linspace(0, 1, num_looks + 1)[1:].tolist() if share >= first]
-    allowed = limits(tuple(shares), (1 - confidence) / 2)
+    planned = plan(sizes, confidence=confidence, least=least, num_looks=num_looks)
     scores: list[SampleScore] = []
     done = dict.fromkeys(queues, 0)
-    for number, (share, limit) in enumerate(zip(shares, allowed, strict=True), start=1):
+    for number, (share, limit, level) in enumerate(planned, start=1):
         upto = {role: round(share * size) for role, size in sizes.items()}
         names = [name for role, queue in queues.items() for name in queue[done[role] : upto[role]]]
         scores += [score for batch in scorer.score(read(names)) for score in batch]
         done = upto
-        level = 1 - 2 * float(ndtr(-min(limit, FAR)))
-        yield Look(number, len(shares), share, limit, level, list(scores))
+        yield Look(number, len(planned), share, limit, level, list(scores))
+
+
+def plan(
+    sizes: Mapping[Role, int],
+    *,
+    confidence: float = 0.95,
+    least: Mapping[Role, int] | None = None,
+    num_looks: int = NUM_LOOKS,
+) -> list[tuple[float, float, float]]:
+    """The looks there may be: share of the samples, limit of the statistic, confidence of an interval.
+
+    Args:
+        sizes: samples by role.
+        confidence: two-sided level, of all looks together.
+        least: so many samples of a role must be scored before the first look.
+        num_looks: at most so many.
+    """
+    wanted: dict[Role, int] = {"candidate": MIN_AT_LOOK, "external": MIN_AT_LOOK}
+    for role, number in (least or {}).items():
+        wanted[role] = max(wanted.get(role, 0), number)
+    first = min(1.0, max(number / max(1, sizes.get(role, 0)) for role, number in wanted.items()))
+    shares = [share for share in np.linspace(0, 1, num_looks + 1)[1:].tolist() if share >= first]
+    allowed = limits(tuple(shares), (1 - confidence) / 2)
+    levels = [1 - 2 * float(ndtr(-min(limit, FAR))) for limit in allowed]
+    return list(zip(shares, allowed, levels, strict=True))
 
 
 def score_until_decided(

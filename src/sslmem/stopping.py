@@ -60,6 +60,11 @@ def rounds(spec: ScoreSpec, policy: Policy) -> list[ScoreSpec]:
     return [spec.model_copy(update={"views": few}), spec] if means and 2 * few <= spec.views else [spec]
 
 
+def confidence_of(stages: Sequence[ScoreSpec], policy: Policy) -> float:
+    """Of each round: the error that the policy allows is shared among them."""
+    return 1 - (1 - policy.confidence) / len(stages)
+
+
 def is_certain(decision: Decision, policy: Policy, *, all_samples: bool = False) -> bool:
     """Whether a decision would be that on all of the samples with all of their views, up to the stated error.
 
@@ -115,7 +120,7 @@ def score_until_certain(
         CollapsedEncoder: an encoder maps different images to one representation.
     """
     stages = rounds(spec, policy)
-    confidence = 1 - (1 - policy.confidence) / len(stages)
+    confidence = confidence_of(stages, policy)
     total, before = sum(stage.views for stage in stages), 0
     for stage in stages:
         least = policy.minimum.samples

@@ -67,13 +67,21 @@ def gate(
     outputs = Outputs(markdown, json, junit, sarif, html, scores, statement, sign)
     spec: dict[str, Any] = {"views": views, "pairing": pairing, "distance": distance, "seed": seed}
     spec["stratify"] = stratify
+    inputs = [Path(name) for name in (*(target or ()), *(reference or ()), data, roles, sign, policy) if name]
+    try:
+        outputs.check(inputs)
+    except Exception as error:
+        outputs.summarize_error(error)  # and nothing else: a file that was named may be an input
+        raise
+    # Until the policy is read, the report that is written over may be its baseline.
+    outputs = outputs.sparing({"json": json} if json else {})
     try:
         rules = load_policy(policy)
         outputs = outputs.sparing(baseline_files(rules))
-        outputs.check()
         run = _Run(policy, rules, outputs)
         if server is None and audit is None and dataset is None:
             files = _Files(target, reference, data, roles).complete()
+            run.baselines(None)  # what is missing is better known before minutes are spent
             reading = gate_local.Reading(
                 architecture=architecture,
                 method=method,

@@ -1,7 +1,6 @@
 """Scores computed on this machine, as the gate's case."""
 
 import json
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from sslmem.cli.options import part_progress
 from sslmem.cli.score import announce, make_spec, read_roles_file
-from sslmem.gate.case import Case, Drawn, EncoderUsed, make_case
+from sslmem.gate.case import Case, Drawn, EncoderUsed, make_case, order_seed
 from sslmem.gate.decide import Decision
 from sslmem.gate.statement import file_digest
 from sslmem.policy import Policy
-from sslmem.roles import match_roles
+from sslmem.roles import match_roles, roles_digest
 from sslmem.spec import ScoreSpec
 
 if TYPE_CHECKING:
@@ -98,7 +97,8 @@ def score_case(
         quality = measure_quality(targets, references, read_samples(dataset, null), spec, device=device)
         digests, used = _digests(files), _used(files, (*targets, *references))
 
-        seed = secrets.randbits(32)  # of the order of sequential scoring, which nobody is to choose beforehand
+        weights = [[encoder.weights_digest for encoder in part] for part in (targets, references)]
+        seed = order_seed(roles_digest(roles), *weights)
         images = check_images(census(dataset, roles), dataset.read) if sequential else []
 
         def case_of(scores: "LocalScores", confidence: float, drawn: Drawn | None = None) -> Case:
@@ -139,7 +139,7 @@ def score_case(
                     spec,
                     policy,
                     case_of=lambda part: case_of(
-                        so_far(part), part.confidence, Drawn(share=part.share, seed=part.seed, said=part.said)
+                        so_far(part), part.confidence, Drawn(share=part.share, views=spec.views, said=part.said)
                     ),
                     decide=decide,
                     seed=seed,

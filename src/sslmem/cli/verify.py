@@ -9,10 +9,11 @@ from typing import Annotated
 
 import typer
 
+from sslmem.cli.gate import baseline_files
 from sslmem.cli.options import stderr
 from sslmem.cli.score import read_roles_file
 from sslmem.errors import SpecError, StatementError
-from sslmem.gate.decide import PASSED, VIOLATED
+from sslmem.gate.decide import PASSED, VIOLATED, decide
 from sslmem.gate.report import Report, read_report
 from sslmem.gate.signature import open_statement
 from sslmem.gate.statement import file_digest, read_statement, verify_statement
@@ -53,9 +54,19 @@ def verify(
         stderr.print(f"not checked: {', '.join(left_out)}", highlight=False, soft_wrap=True, markup=False)
     passed = kept.decision.status == PASSED
     print("; ".join(["the statement holds", *(["signed by a key that was given"] if key else []), *said]))
+    for line in _measured(kept):
+        print(line)
     print(f"the verdict of {kept.day}: {kept.decision.headline}")
     if not passed and not any_verdict:
         raise typer.Exit(VIOLATED)
+
+
+def _measured(report: Report) -> list[str]:
+    """How encoders were read: what no digest of a file tells, and whoever verifies should look at."""
+    return [
+        f"{one.part} {one.file[:19]}...: {one.architecture}, {one.input_size} px, mean {one.mean}, std {one.std}"
+        for one in report.case.encoders
+    ]
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,8 @@ class _Given:
         """
         if self.roles and not self.scores:
             raise SpecError("roles are compared with those of the scores; expected --scores as well")
+        if self.samples and self.number:
+            raise SpecError("--sample names what to score again, --rerun how many at random; expected one of them")
         if not (self.references or self.data or self.samples or self.number):
             return False
         if not (self.targets and self.references and self.data and self.scores and self.roles):
@@ -107,15 +120,27 @@ def _verify_policy(report: Report, name: str | None) -> list[str]:
     today = datetime.now(UTC).date()
     if report.day > today:
         raise StatementError(f"the report is of {report.day}, which is yet to come")
-    for result in report.decision.rules:
-        if result.waivers and all(waiver.expires < today for waiver in result.waivers):
-            raise StatementError(f"{result.rule} was waived on {report.day}, and the waiver has expired since")
+    if report.decision.status == PASSED:
+        now = decide(report.case, report.policy.content, today, report.baselines)
+        if now.status != PASSED:  # a waiver has expired
+            raise StatementError(f"it passed on {report.day}; today the verdict is: {now.headline}")
     if name is None:
         return []
     policy = load_policy(name)
     if (policy.digest, policy.policy) != (report.policy.digest, report.policy.content):
         raise StatementError(f"another policy was applied than {name}, whose digest is {policy.digest}")
-    return ["by this policy"]
+    said = ["by this policy"]
+    files = baseline_files(policy)
+    for baseline, case in sorted(report.baselines.items()):
+        if baseline not in files:
+            stderr.print(
+                f"not checked: the baseline {baseline}, an audit of a service", highlight=False, soft_wrap=True
+            )
+        elif read_report(files[baseline]).case != case:
+            raise StatementError(f"the baseline {baseline} is not the one at {files[baseline]}")
+        else:
+            said.append(f"against {baseline}")
+    return said
 
 
 def _verify_scores(report: Report, path: Path, given: _Given, *, again: bool) -> list[str]:
@@ -130,42 +155,45 @@ def _verify_scores(report: Report, path: Path, given: _Given, *, again: bool) ->
         roles = read_roles_file(given.roles)
         if roles_digest(roles) != case.files.get("roles"):  # a service's; a gate's own is of the file
             _same_digest(report, "roles", given.roles)
-        check_samples(case, stored, roles)
+        check_samples(report, stored, roles)
         said.append("its scores have the roles' samples")
     if again:
         said += _score_again(report, given)
     else:
-        check_evidence(case, stored)
+        check_evidence(report, stored)
     return [f"its evidence follows from {len(stored.rows)} scores", *said]
 
 
 def _score_again(report: Report, given: _Given) -> list[str]:
     from sslmem.datasets.source import open_dataset  # noqa: PLC0415
     from sslmem.merge import read_scores  # noqa: PLC0415
-    from sslmem.rerun import check_evidence, load_used, quality_of, rerun  # noqa: PLC0415
+    from sslmem.rerun import check_evidence, decide_again, load_used, quality_of, rerun  # noqa: PLC0415
     from sslmem.scoring import pick_device  # noqa: PLC0415
 
     if given.scores is None or given.roles is None or given.data is None:
         raise AssertionError("what is missing was named before")
     case, stored, roles = report.case, read_scores(given.scores), read_roles_file(given.roles)
-    if not given.data.is_dir():
+    if not given.data.is_dir() and "dataset" in case.files:  # of a folder there is none; images have theirs
         _same_digest(report, "dataset", given.data)
     device, tensor = pick_device(given.device), stored.summary.spec.representation
     targets = load_used(case, "target", given.targets or (), device, tensor)
     references = load_used(case, "reference", given.references or (), device, tensor)
     names = [row.sample for row in stored.rows]
     number = min(given.number or NUM_RERUN, len(names))
-    chosen = given.samples or random.SystemRandom().sample(names, number)
+    chosen = list(dict.fromkeys(given.samples or random.SystemRandom().sample(names, number)))
     with open_dataset(given.data) as dataset:
         quality = quality_of(stored, roles, targets, references, dataset, device=device)
-        check_evidence(case, stored, roles=roles, quality=quality, dataset=dataset)
-        results = rerun(stored, chosen, targets, references, dataset, device=device)
+        check_evidence(report, stored, roles=roles, quality=quality, dataset=dataset)
+        results, rows = rerun(stored, chosen, targets, references, dataset, device=device)
     for one in results:
         was, now = ("no score" if value is None else f"{value:+.6f}" for value in (one.was, one.now))
         mark = "agrees" if one.agrees else "DIFFERS"
         stderr.print(f"{one.sample}: {was}, now {now}: {mark}", highlight=False, soft_wrap=True, markup=False)
     if differing := [one.sample for one in results if not one.agrees]:
         raise StatementError(f"{len(differing)} of {len(results)} scores do not come out again, such as {differing[0]}")
+    if len(results) == len(names):
+        decide_again(report, stored, rows)
+        return ["all of them came out again, and so does the verdict"]
     return [f"{len(results)} of them came out again"]
 
 

@@ -3,6 +3,7 @@
 The gate reads JSON because it also runs where numpy, which computes the evidence, is not installed.
 """
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -84,12 +85,12 @@ class Drawn(_Read):
 
     Attributes:
         share: of the samples of each role that were scored.
-        seed: of the order they were drawn in.
+        views: that a full run has; the scores may be of fewer.
         said: the same for people.
     """
 
-    share: float
-    seed: int
+    share: Annotated[float, Field(gt=0, le=1)]
+    views: Annotated[int, Field(ge=1)]
     said: str
 
 
@@ -147,6 +148,18 @@ class Case(_Read):
         if len(files) != len(self.target_digests):
             files = list(self.target_digests)
         return [frozenset(pair) for pair in zip(self.target_digests, files, strict=True)]
+
+
+def order_seed(roles: str, target_digests: Sequence[str], reference_digests: Sequence[str]) -> int:
+    """Of the order in which samples are drawn: it follows from what is audited, so nobody chooses it.
+
+    Args:
+        roles: digest of the table of roles, whatever the order of its lines.
+        target_digests: of the targets' weights.
+        reference_digests: of the references'.
+    """
+    parts = "\n".join([roles, *target_digests, *reference_digests])
+    return int.from_bytes(hashlib.sha256(parts.encode()).digest()[:4], "big")
 
 
 def make_case(

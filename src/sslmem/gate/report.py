@@ -93,12 +93,12 @@ def read_report(path: Path) -> Report:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         digest = content.pop("digest")
-        report = Report.model_validate_json(json.dumps(content))
+        report, computed = Report.model_validate_json(json.dumps(content)), _digest(content)
     except OSError as error:
         raise EvidenceError(f"the report {path} is not readable ({error.strerror})") from error
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         reason = "; ".join(item["msg"] for item in error.errors()[:3]) if isinstance(error, ValidationError) else error
         raise EvidenceError(f"expected a report of sslmem gate --json; {path} is none ({reason})") from error
-    if digest != _digest(content):
-        raise EvidenceError(f"the report {path} was changed since it was written: its digest is {_digest(content)}")
+    if digest != computed:
+        raise EvidenceError(f"the report {path} was changed since it was written: its digest is {computed}")
     return report

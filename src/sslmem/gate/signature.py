@@ -83,7 +83,8 @@ def _verified(content: dict[str, Any], keys: "Sequence[SSlibKey]") -> str:
     from securesystemslib.exceptions import Error  # noqa: PLC0415
 
     try:
-        signatures = [{"keyid": "", **signature} for signature in content["signatures"]]  # optional in DSSE
+        # Ids are optional in DSSE, and need not differ; the library wants one for each.
+        signatures = [{**signature, "keyid": str(i)} for i, signature in enumerate(content["signatures"])]
         envelope = Envelope.from_dict({**content, "signatures": signatures})
         statement: str = envelope.payload.decode()
     except (Error, LookupError, TypeError, ValueError, AttributeError) as error:

@@ -24,6 +24,8 @@ MIN_ALIGNMENT = 1e-3  # of unit vectors; what rounding alone makes is 1e-4
 MAX_UNIFORMITY = -0.01  # 0: all images in one point
 MIN_RETRIEVAL_OVER_CHANCE = 3.0
 CONTRADICTION = 0.001  # so rare by chance that something else must be the matter
+MIN_SPREAD = 0.005  # of encoders trained apart: a tenth and more (docs/statistics.md); of a copy: rounding alone
+FOR_SPREAD = 20
 NUM_SHOWN = 3
 
 Status = Literal["ok", "failed", "unknown"]
@@ -210,6 +212,12 @@ def _not_collapsed(rows: Sequence[ScoreRow], summary: Summary, quality: EncoderQ
 
 def _encoders_plausible(rows: Sequence[ScoreRow], summary: Summary, quality: EncoderQuality | None) -> Check:
     faults = _digest_faults(summary)
+    spread = _spread_of_scores(rows)
+    if spread is not None and spread < MIN_SPREAD:
+        faults.append(
+            f"target and reference align every image alike (scores spread by {spread:.1g} of the alignment; by more "
+            f"than {MIN_SPREAD:g} if trained apart): one is made of the other, or both are the same"
+        )
     p = _p_value_of_contradiction(rows)
     if p is not None and p < CONTRADICTION:
         faults.append(
@@ -228,6 +236,15 @@ def _encoders_plausible(rows: Sequence[ScoreRow], summary: Summary, quality: Enc
         status="failed" if faults else "ok",
         detail=detail + ("; ".join(faults) or "nothing against it"),
     )
+
+
+def _spread_of_scores(rows: Sequence[ScoreRow]) -> float | None:
+    """Standard deviation of the scores, as a part of the reference's mean alignment distance."""
+    scores = [row.score for row in rows if row.score is not None]
+    alignments = _alignments(rows)
+    if len(scores) < FOR_SPREAD or alignments is None or alignments[1] <= 0:
+        return None
+    return float(np.std(scores, ddof=1)) / alignments[1]
 
 
 def _digest_faults(summary: Summary) -> list[str]:

@@ -215,7 +215,7 @@ def _of_discoveries(num: int, num_candidates: int, confidence: float, fdr: float
     # So many may be memorized, however strongly, without any being found: too few externals to tell them from chance.
     unseen = min(1.0, (fewest - 1) / num_candidates)
     share = share.model_copy(update={"high": max(share.high, unseen)})
-    exact = Interval(estimate=num, low=num, high=num)
+    exact = Interval(estimate=num, low=num, high=max(num, fewest - 1))
     return [
         _metric(
             "candidate.share_significant",
@@ -229,7 +229,7 @@ def _of_discoveries(num: int, num_candidates: int, confidence: float, fdr: float
             exact,
             confidence,
             num_candidates,
-            f"number found memorized {rate}; a count has no interval, the rate is its error",
+            f"number found memorized {rate}; the rate is its error, the upper end at least what cannot be found",
         ),
     ]
 

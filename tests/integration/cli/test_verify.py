@@ -95,7 +95,8 @@ def test_all_holds_and_scores_come_out_again(alone: Run, gate: Gate) -> None:
         "the statement holds; signed by a key that was given; by this policy; its evidence follows from 40 scores; "
         "its scores have the roles' samples; 7 of them came out again"
     )
-    assert ended.out.splitlines()[1].endswith(": Passed: the rule holds.")
+    assert ended.out.splitlines()[-1].endswith(": Passed: the rule holds.")
+    assert "16 px, mean (0.5, 0.5, 0.5), std (0.25, 0.25, 0.25)" in ended.out
     assert ended.err.count(": agrees") == 7
     assert "not checked" not in ended.err
 
@@ -169,6 +170,7 @@ def rewrite(
     if evidence_too:
         evidence = json.loads(gather_evidence(rows, summary).model_dump_json())
         statuses = {check.id: check for check in case.checks}
+        evidence["limits"] = case.limits
         evidence["checks"] = [statuses[check["id"]].model_dump(mode="json") for check in evidence["checks"]]
         case = make_case(evidence, summary.model_dump(mode="json"), files=case.files, encoders=case.encoders)
     case = case_of(case.model_copy(update={"files": {**case.files, "scores": file_digest(gate.scores)}}))
@@ -181,7 +183,7 @@ def worst_of(rows: Rows) -> ScoreRow:
     return max((row for row in rows if row.role == "candidate"), key=lambda row: row.score or 0.0)
 
 
-def one_changed(**changes: float) -> Callable[[Rows], Rows]:
+def one_changed(**changes: object) -> Callable[[Rows], Rows]:
     return lambda rows: [replace(row, **changes) if row is worst_of(rows) else row for row in rows]  # type: ignore[arg-type]
 
 
@@ -192,13 +194,14 @@ FORGERIES: dict[str, Callable[[Rows], Rows]] = {
     ),
     "another bounded score": one_changed(score_bounded=-0.9),
     "another standard error": one_changed(standard_error=9.0),
+    "other alignments of the single encoders": one_changed(alignment_targets=(9.0,)),
 }
 
 
 @pytest.mark.parametrize("change", FORGERIES.values(), ids=FORGERIES)
 def test_forged_scores_do_not_come_out_again(alone: Run, gate: Gate, change: Callable[[Rows], Rows]) -> None:
     rewrite(gate, change)
-    assert alone(*gate.where, "--scores", gate.scores, "--roles", gate.roles).status == 0  # only encoders can tell
+    assert alone(*gate.where, "--scores", gate.scores, "--roles", gate.roles).status == 0  # encoders can tell
     ended = alone(*gate.again, "--rerun", 40)
     assert ended.status == 1
     assert ended.err.count("DIFFERS") == 1, ended
@@ -256,6 +259,11 @@ def of_two_confidences(case: Case) -> Case:
     return case.model_copy(update={"metrics": metrics})
 
 
+def with_confidence_one(case: Case) -> Case:
+    metrics = {name: metric.model_copy(update={"confidence": 1.0}) for name, metric in case.metrics.items()}
+    return case.model_copy(update={"metrics": metrics})
+
+
 def one_metric_less(case: Case) -> Case:
     return case.model_copy(update={"metrics": {"candidate.auc": case.metrics["candidate.auc"]}})
 
@@ -269,6 +277,8 @@ CLAIMS: dict[str, tuple[Callable[[Case], Case], str]] = {
     "metrics of two confidences": (of_two_confidences, "expected metrics of one confidence"),
     "a metric left out": (one_metric_less, "is in only one of the report and what follows"),
     "more samples": (lambda case: case.model_copy(update={"samples": {"candidate": 9999}}), "the report counts"),
+    "more references": (lambda case: case.model_copy(update={"num_references": 3}), "other encoders than it names"),
+    "a level that is none": (with_confidence_one, "no evidence can be had"),
     "no skipped samples": (lambda case: case.model_copy(update={"num_skipped": 7}), "the report counts"),
     "checks that are ok": (all_well, "the check enough-samples is failed by the scores, and ok in the report"),
     "no checks": (lambda case: case.model_copy(update={"checks": case.checks[2:3]}), "are not those that are made"),
@@ -283,6 +293,63 @@ def test_evidence_that_does_not_follow_from_the_scores_is_found(
     ended = alone(*gate.where, "--scores", gate.scores)
     assert ended.status == 1
     assert message in ended.err
+
+
+def test_many_small_differences_that_change_the_verdict_are_found(
+    alone: Run, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is within what another machine may make; here that is a lot."""
+    monkeypatch.setattr("sslmem.rerun.TOLERANCE", 1.0)
+    bound = read_report(gate.report).case.metrics["candidate.auc"].high
+    assert bound is not None
+    gate.policy.write_text(gate.policy.read_text().replace("1.0", f"{bound - 0.05:.4f}"))
+
+    def lower(rows: Rows) -> Rows:
+        return [replace(row, score=(row.score or 0.0) - 0.05 * (row.role == "candidate")) for row in rows]
+
+    rewrite(gate, lower)
+    assert read_report(gate.report).decision.verdict == "passed"
+    assert alone(*gate.again, "--policy", gate.policy, "--rerun", 3).status == 0
+    ended = alone(*gate.again, "--policy", gate.policy, "--rerun", 40)
+    assert ended.status == 1
+    assert "by the scores that came out now the verdict is" in ended.err
+
+
+def test_checks_that_a_service_could_not_make_are_made(alone: Run, gate: Gate) -> None:
+    """Whoever calls a local gate one of a service does not get around them."""
+    gate.policy.write_text(gate.policy.read_text().replace("- roles-apart", "- encoders-plausible"))
+
+    def of_a_service(case: Case) -> Case:
+        return all_well(case).model_copy(update={"audit": "11111111-1111-4111-8111-111111111111"})
+
+    rewrite(gate, lambda rows: rows, of_a_service)
+    ended = alone(*gate.again, "--policy", gate.policy)
+    assert ended.status == 1
+    assert "with all checks made the verdict is inconclusive" in ended.err
+
+
+def test_forged_baseline_is_found(alone: Run, gate: Gate) -> None:
+    last = gate.folder / "last.json"
+    last.write_text(gate.report.read_text())
+    text = gate.policy.read_text().replace("value: 1.0", "value: 0.5\n  baseline: last.json")
+    gate.policy.write_text(text)
+    report = read_report(gate.report)
+    policy = load_policy(str(gate.policy))
+    for case, status in ((report.case, 0), (report.case.model_copy(update={"limits": ["none"]}), 1)):
+        again = make_report(report.case, policy, report.day, {"last.json": case})
+        gate.report.write_text(again.to_json())
+        gate.statement.write_text(make_statement(again))
+        ended = alone(*gate.where, "--policy", gate.policy, "--any-verdict")
+        assert ended.status == status, ended
+    assert "the baseline last.json is not the one at" in ended.err
+
+
+def test_encoder_that_was_not_scored_is_named(alone: Run, gate: Gate, tmp_path: Path) -> None:
+    other = tmp_path / "other.pth"
+    other.write_bytes(b"something else")
+    ended = alone(*gate.again, "--reference", other)
+    assert ended.status == 1
+    assert "was not scored" in ended.err
 
 
 def test_scores_of_another_gate_are_found(alone: Run, gate: Gate) -> None:

@@ -102,6 +102,24 @@ def test_the_key_on_is_a_word_and_no_boolean(key: str) -> None:
     assert parse_policy(text.encode(), "policy.yaml").policy.rules[0].compared == "estimate"
 
 
+@pytest.mark.parametrize("value", ["1:30", "3_0", "0x1f", "yes"])
+def test_numbers_are_written_as_people_read_them(value: str) -> None:
+    text = f"version: 1\nrules:\n  - {{id: first, metric: candidate.auc, op: '<=', value: {value}}}\n"
+    with pytest.raises(PolicyError, match="value"):
+        parse_policy(text.encode(), "policy.yaml")
+
+
+@pytest.mark.parametrize(("value", "number"), [("1", 1.0), ("-0.5", -0.5), (".5", 0.5), ("1e-3", 0.001), ("0", 0.0)])
+def test_numbers_are_read(value: str, number: float) -> None:
+    text = f"version: 1\nrules:\n  - {{id: first, metric: candidate.auc, op: '<=', value: {value}}}\n"
+    assert parse_policy(text.encode(), "policy.yaml").policy.rules[0].value == number
+
+
+def test_key_that_is_no_word_is_refused() -> None:
+    with pytest.raises(PolicyError, match="line 1: expected a word as a key"):
+        parse_policy(b"? [a, b]\n: 1\n", "policy.yaml")
+
+
 @pytest.mark.parametrize("version", ["true", "yes", "1.5", "'1'"])
 def test_version_is_a_number(version: str) -> None:
     text = f"version: {version}\nrules:\n  - {{id: first, metric: candidate.auc, op: '<=', value: 1}}\n"

@@ -152,3 +152,12 @@ def test_unusable_keys_are_named(keys: tuple[Path, Path], tmp_path: Path) -> Non
     for path, reason in ((missing, "No such file"), (private, "expected a public key in PEM")):
         with pytest.raises(SigningError, match=reason):
             open_statement(envelope, [path])
+
+
+def test_one_of_two_signatures_without_ids_will_do(keys: tuple[Path, Path], tmp_path: Path) -> None:
+    other, other_public = write_keys(tmp_path / "other")
+    envelope = json.loads(sign_statement(STATEMENT, read_signer(keys[0])))
+    second = json.loads(sign_statement(STATEMENT, read_signer(other)))
+    envelope["signatures"] = [{"sig": one["signatures"][0]["sig"]} for one in (envelope, second)]
+    for public in (keys[1], other_public):
+        assert open_statement(json.dumps(envelope), [public]) == STATEMENT
