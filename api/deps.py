@@ -3,7 +3,7 @@
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Annotated, Any
 
-from fastapi import Depends, Request, Response
+from fastapi import Depends, Header, Request, Response
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 
@@ -39,13 +39,32 @@ class AuthorizedRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def authorized(request: Request) -> Response:
-            await run_in_threadpool(_authorize, get_context(request), request.headers.get("Authorization"))
+            given = request.headers.get("Authorization")
+            request.state.project = await run_in_threadpool(_authorize, get_context(request), given)
             return await handle(request)
 
         return authorized
 
 
-def _authorize(context: Context, authorization: str | None) -> None:
+def _authorize(context: Context, authorization: str | None) -> str:
     # In a transaction of its own, so that an upload holds no connection.
     with context.sessions.begin() as session:
-        check_token(session, authorization)
+        return check_token(session, authorization)
+
+
+def get_project(request: Request) -> str:
+    """Whose request it is: the name of its token. Tokens of one name share."""
+    project: str = request.state.project
+    return project
+
+
+ProjectDep = Annotated[str, Depends(get_project)]
+KeyParam = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=200,
+        description="A key of your choice: the same request with it again gives what the first one made.",
+    ),
+]

@@ -73,6 +73,8 @@ def audit_out(
         id=row.id,
         name=row.name,
         state=row.state,
+        project=row.project,
+        priority=row.priority,
         progress=ProgressOut(
             samples_done=progress.samples_done,
             samples_total=progress.samples_total,

@@ -138,6 +138,8 @@ class AuditBody(Body):
     dataset_id: uuid.UUID
     role_set_id: uuid.UUID
     spec: SpecBody = Field(default_factory=SpecBody)
+    priority: int = Field(default=0, ge=-100, le=100, description="Higher goes first.")
+    force: bool = Field(default=False, description="Make a new audit even if the same was requested before.")
 
 
 class ProgressOut(BaseModel):
@@ -153,7 +155,9 @@ class AuditOut(BaseModel):
 
     id: uuid.UUID
     name: str
-    state: Literal["queued", "running", "finalising", "succeeded", "failed", "cancelled"]
+    state: Literal["queued", "running", "paused", "finalising", "succeeded", "failed", "cancelled"]
+    project: str
+    priority: int
     progress: ProgressOut
     reason: str | None
     failure: Failure | None
@@ -192,6 +196,18 @@ class ScoreOut(BaseModel):
     reference_spread: float | None
     num_views: int | None
     skipped: str | None
+
+
+class QueueOut(BaseModel):
+    """What waits for workers, and what they have."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    workers_alive: int
+    audits_open: int
+    chunks_waiting: int
+    chunks_running: int
+    checks_waiting: int
 
 
 class WorkerOut(BaseModel):

@@ -56,6 +56,7 @@ def audit(client: Client, checkpoints: list[Path], archive: Path, roles: dict[st
     print(f"{dataset['name']}: {dataset['num_samples']} images")
     role_set = client.push_roles(dataset["id"], roles_csv(roles))
     requested = client.request_audit(
+        force=True,  # a real audit each time, though the same one may be there
         name="demo",
         target_ids=encoders[:1],
         reference_ids=encoders[1:],

@@ -8,9 +8,10 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, Id, Job, Now, Time, one_of
+from models.states import AUDIT_MOVES, CHUNK_MOVES
 
-AUDIT_STATES = ("queued", "running", "finalising", "succeeded", "failed", "cancelled")
-CHUNK_STATES = ("queued", "running", "done", "failed", "cancelled")
+AUDIT_STATES = tuple(AUDIT_MOVES)
+CHUNK_STATES = tuple(CHUNK_MOVES)
 
 
 class Audit(Base):
@@ -19,6 +20,12 @@ class Audit(Base):
     Attributes:
         summary: what was found, once it succeeded; see ``sslmem.report.summary``.
         finalise_attempts: how often a worker began to summarise it.
+        project: whose it is: the name of the token that requested it.
+        priority: higher goes first.
+        request_digest: of what was asked for, to find the same request again.
+        claimed_at: when a worker last took one of its chunks; whoever waits longest has the next turn.
+        rate_since: from when on its rate is measured, for the time left.
+        rate_from: samples that were done by then.
     """
 
     __tablename__ = "audits"
@@ -26,6 +33,7 @@ class Audit(Base):
         one_of("state", AUDIT_STATES),
         CheckConstraint("(state = 'succeeded') = (summary IS NOT NULL)", name="summary"),
         CheckConstraint("(state = 'failed') = (failure_code IS NOT NULL)", name="failure"),
+        Index("ix_audits_project_claimed_at", "project", "claimed_at"),
     )
 
     id: Mapped[Id]
@@ -44,6 +52,12 @@ class Audit(Base):
     failure_detail: Mapped[str | None]
     enqueued_at: Mapped[Time | None]
     finalise_attempts: Mapped[int] = mapped_column(default=0, server_default="0")
+    project: Mapped[str] = mapped_column(default="", server_default="")
+    priority: Mapped[int] = mapped_column(default=0, server_default="0")
+    request_digest: Mapped[str | None] = mapped_column(index=True)
+    claimed_at: Mapped[Time | None]
+    rate_since: Mapped[Time | None]
+    rate_from: Mapped[int] = mapped_column(default=0, server_default="0")
 
 
 class AuditEncoder(Base):

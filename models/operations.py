@@ -1,5 +1,7 @@
 """Who may ask, and who works: API tokens and workers' signs of life."""
 
+import uuid
+
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, Id, Now, Time
@@ -25,3 +27,21 @@ class Worker(Base):
     device: Mapped[str]
     started_at: Mapped[Now]
     last_seen_at: Mapped[Time]
+
+
+class IdempotencyKey(Base):
+    """A key that a creating request came with, and what that made; the same key again gives the same.
+
+    Attributes:
+        project: whose key it is.
+        request_digest: of the request, which must be the same again.
+        resource_id: of what it made.
+    """
+
+    __tablename__ = "idempotency_keys"
+
+    project: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    request_digest: Mapped[str]
+    resource_id: Mapped[uuid.UUID]
+    created_at: Mapped[Now]

@@ -1,4 +1,4 @@
-"""Audits as their requesters see them: request, progress, reason, cancel, delete."""
+"""Audits as their requesters see them: request, progress, reason."""
 
 import math
 import uuid
@@ -7,18 +7,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import case, delete, func, select
+from sqlalchemy import ColumnElement, case, func, select, update
 from sqlalchemy.orm import Session
 
 from models.audit import Audit, AuditEncoder, Chunk
 from models.dataset import Dataset
 from models.encoder import Encoder
 from models.operations import Worker
-from service import intake, states
-from service.errors import AuditNotEnded, AuditNotFound, InvalidRequest
+from service import intake
+from service.errors import AuditNotFound, InvalidRequest
+from service.idempotency import digest_of
 from service.queue import SCORE_CHUNK, JobQueue
 from service.roles import get_roles
 from service.settings import Settings
+from service.turns import ahead_of
 from service.workers import ALIVE_SECONDS
 from sslmem.spec import COMPAT_FIELDS, ScoreSpec
 
@@ -46,7 +48,10 @@ def request_audit(
     dataset_id: uuid.UUID,
     role_set_id: uuid.UUID,
     spec: Mapping[str, Any],
-) -> Audit:
+    project: str = "",
+    priority: int = 0,
+    force: bool = False,
+) -> tuple[Audit, bool]:
     """Plans an audit into chunks; the queue is told once that has committed.
 
     Args:
@@ -59,6 +64,13 @@ def request_audit(
         dataset_id: where the samples are.
         role_set_id: which of them, and their roles.
         spec: fields of a :class:`ScoreSpec` but for the input size, which is the encoders'.
+        project: whose audit it is; projects share the workers evenly.
+        priority: those of higher priority go first, whoever's they are.
+        force: make a new one even if the same was asked for before.
+
+    Returns:
+        The audit, or the project's that was requested with the same encoders, dataset, roles and spec and has not
+        failed; and whether it is new.
 
     Raises:
         EncoderNotFound: or another of the four is not there.
@@ -80,6 +92,10 @@ def request_audit(
     if len(sizes) > 1:
         raise InvalidRequest(f"the encoders take views of {sorted(map(str, sizes))} pixels; expected one size")
     full_spec = ScoreSpec(**_resolved(spec, encoders), input_size=sizes.pop())
+    asked = {"targets": target_ids, "references": reference_ids, "dataset": dataset_id, "roles": role_set_id}
+    request_digest = digest_of({**asked, "spec": full_spec.digest, "project": project})
+    if not force and (found := _same(session, request_digest)) is not None:
+        return found, False
     audit = Audit(
         name=name,
         state="queued",
@@ -88,6 +104,9 @@ def request_audit(
         spec=full_spec.model_dump(mode="json"),
         spec_digest=full_spec.digest,
         num_samples=role_set.num_samples,
+        project=project,
+        priority=priority,
+        request_digest=request_digest,
     )
     session.add(audit)
     session.flush()
@@ -101,14 +120,30 @@ def request_audit(
         Chunk(audit_id=audit.id, number=number, start=start, stop=min(start + size, audit.num_samples), state="queued")
         for number, start in enumerate(range(0, audit.num_samples, size))
     ]
-    # The first few are announced at once; of a long audit the rest is announced as it is reached.
-    for chunk in chunks[:FIRST_MESSAGES]:
-        chunk.enqueued_at = func.clock_timestamp()
     session.add_all(chunks)
     session.flush()
-    for chunk in chunks[:FIRST_MESSAGES]:
-        queue.send_after_commit(session, SCORE_CHUNK, chunk.id)
-    return audit
+    announce_first(session, queue, audit.id)
+    return audit, True
+
+
+def _same(session: Session, request_digest: str) -> Audit | None:
+    """The audit of the same request that succeeded or still may; until the transaction ends, others like it wait."""
+    session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(request_digest, 0))))
+    same = select(Audit).where(Audit.request_digest == request_digest, Audit.state.not_in(("failed", "cancelled")))
+    return session.scalar(same.order_by(Audit.created_at.desc()).limit(1))
+
+
+def announce_first(session: Session, queue: JobQueue, audit_id: uuid.UUID) -> None:
+    """Announces the first few waiting chunks; of a long audit the rest is announced as it is reached."""
+    first = (
+        select(Chunk.id)
+        .where(Chunk.audit_id == audit_id, Chunk.state == "queued", Chunk.enqueued_at.is_(None))
+        .order_by(Chunk.number)
+        .limit(FIRST_MESSAGES)
+    )
+    for chunk_id in list(session.scalars(first)):
+        session.execute(update(Chunk).where(Chunk.id == chunk_id).values(enqueued_at=func.clock_timestamp()))
+        queue.send_after_commit(session, SCORE_CHUNK, chunk_id)
 
 
 def _resolved(spec: Mapping[str, Any], encoders: Sequence[Encoder]) -> dict[str, Any]:
@@ -168,21 +203,24 @@ def encoders_of(session: Session, audit_id: uuid.UUID) -> dict[str, list[Encoder
 
 def progress_of(session: Session, audit: Audit) -> Progress:
     """How far an audit is, running chunks included."""
-    done_samples = case(
-        (Chunk.state == "done", Chunk.stop - Chunk.start), (Chunk.state == "running", Chunk.num_done), else_=0
-    )
-    done, now = session.execute(
-        select(func.coalesce(func.sum(done_samples), 0), func.clock_timestamp()).where(Chunk.audit_id == audit.id)
-    ).one()
-    left = None
-    if audit.state == "running" and audit.started_at is not None and done:
-        elapsed = (now - audit.started_at).total_seconds()
-        left = elapsed / int(done) * (audit.num_samples - int(done))
-    return Progress(int(done), audit.num_samples, left)
+    done, now = session.execute(select(samples_done(), func.clock_timestamp()).where(Chunk.audit_id == audit.id)).one()
+    left, new = None, done - audit.rate_from
+    if audit.state == "running" and audit.rate_since is not None and new > 0:
+        elapsed = (now - audit.rate_since).total_seconds()
+        left = elapsed / new * (audit.num_samples - done)
+    return Progress(done, audit.num_samples, left)
+
+
+def samples_done() -> ColumnElement[int]:
+    """The samples done of the chunks that a statement selects, running ones included."""
+    done = case((Chunk.state == "done", Chunk.stop - Chunk.start), (Chunk.state == "running", Chunk.num_done), else_=0)
+    return func.coalesce(func.sum(done), 0)
 
 
 def reason_of(session: Session, audit: Audit) -> str | None:
     """Why an audit that has not ended does not move; None if it moves or has ended."""
+    if audit.state == "paused":
+        return "paused; no further chunk begins until it is resumed"
     if audit.state not in ("queued", "running", "finalising"):
         return None
     now, seen = session.execute(select(func.clock_timestamp(), func.max(Worker.last_seen_at))).one()
@@ -200,9 +238,7 @@ def reason_of(session: Session, audit: Audit) -> str | None:
     retry = next((chunk for chunk in open_chunks if chunk.failure_detail and chunk.available_at > now), None)
     if retry is not None:
         return f"a chunk failed and is tried again at {_clock(retry.available_at)}: {retry.failure_detail}"
-    ahead = session.scalar(
-        select(func.count()).where(Audit.state.in_(("queued", "running")), Audit.created_at < audit.created_at)
-    )
+    ahead = ahead_of(session, audit)
     if not ahead:
         return "waiting for a worker"
     return f"waiting for a worker; {ahead} audit{'s are' if ahead > 1 else ' is'} ahead"
@@ -210,31 +246,3 @@ def reason_of(session: Session, audit: Audit) -> str | None:
 
 def _clock(time: datetime) -> str:
     return time.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
-
-
-def cancel(session: Session, audit_id: uuid.UUID) -> Audit:
-    """Cancels an audit; one that has ended stays as it is.
-
-    Raises:
-        AuditNotFound: there is none.
-    """
-    audit = lock_audit(session, audit_id)
-    if audit is None:
-        raise AuditNotFound(f"there is no audit with the id {audit_id}")
-    states.move(session, audit, "cancelled")
-    return audit
-
-
-def remove_audit(session: Session, audit_id: uuid.UUID) -> None:
-    """Deletes an audit that has ended, with its scores.
-
-    Raises:
-        AuditNotFound: there is none.
-        AuditNotEnded: it has not ended.
-    """
-    audit = lock_audit(session, audit_id)
-    if audit is None:
-        raise AuditNotFound(f"there is no audit with the id {audit_id}")
-    if audit.state not in states.ENDED:
-        raise AuditNotEnded(f"the audit is {audit.state}; cancel it first")
-    session.execute(delete(Audit).where(Audit.id == audit_id))

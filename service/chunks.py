@@ -128,7 +128,7 @@ def record_scores(
         LeaseLost: the chunk is no longer this worker's, and nothing is written.
     """
     audit = lock_audit(session, plan.audit_id)
-    if audit is None or audit.state != "running":
+    if audit is None or audit.state not in ("running", "paused"):
         raise LeaseLost
     done: dict[str, Any] = {"num_done": Chunk.stop - Chunk.start, "failure_code": None, "failure_detail": None}
     if conditions is not None:
@@ -166,7 +166,8 @@ def record_scores(
         audit.enqueued_at = func.clock_timestamp()
         queue.send_after_commit(session, FINALISE_AUDIT, audit.id)
         return True
-    announce_next(session, queue, plan.audit_id)
+    if audit.state == "running":
+        announce_next(session, queue, plan.audit_id)
     return False
 
 

@@ -70,6 +70,12 @@ class AuditNotEnded(ServiceError):
     code, kind = "audit-not-ended", "conflict"
 
 
+class InvalidMove(ServiceError):
+    """The audit is in no state for this."""
+
+    code, kind = "invalid-move", "conflict"
+
+
 class AuditNotSucceeded(ServiceError):
     """The audit has no result (yet)."""
 
@@ -80,6 +86,12 @@ class InvalidRequest(ServiceError):
     """The request contradicts itself."""
 
     code, kind = "invalid-request", "invalid"
+
+
+class KeyReused(ServiceError):
+    """The Idempotency-Key came with another request before."""
+
+    code, kind = "idempotency-key-reused", "conflict"
 
 
 class UploadTooLarge(ServiceError):

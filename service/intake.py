@@ -68,6 +68,13 @@ def register(
     return session.scalars(select(model).where(*conditions)).one(), False
 
 
+def first_waiting(session: Session, model: IntakeModel) -> uuid.UUID | None:
+    """The encoder or dataset that has waited longest for its check; None if none waits."""
+    now = func.clock_timestamp()
+    waiting = select(model.id).where(model.state == "received", model.available_at <= now)
+    return session.scalar(waiting.order_by(model.created_at).limit(1))
+
+
 def get(session: Session, model: type[Row], row_id: uuid.UUID) -> Row:
     """Returns an encoder or dataset.
 

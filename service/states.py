@@ -1,19 +1,12 @@
-"""The legal moves of an audit, in one place; docs/architecture draws them."""
+"""Moves an audit from state to state, and its open chunks with it; models.states has the legal moves."""
 
 from sqlalchemy import func, update
 from sqlalchemy.orm import Session
 
 from models.audit import Audit, Chunk
+from models.states import AUDIT_MOVES, ENDED
 
-MOVES: dict[str, tuple[str, ...]] = {
-    "queued": ("running", "cancelled", "failed"),
-    "running": ("finalising", "cancelled", "failed"),
-    "finalising": ("succeeded", "cancelled", "failed"),
-    "succeeded": (),
-    "failed": (),
-    "cancelled": (),
-}
-ENDED = tuple(state for state, moves in MOVES.items() if not moves)
+__all__ = ["ENDED", "fail", "move"]
 
 
 def move(session: Session, audit: Audit, state: str) -> bool:
@@ -21,11 +14,11 @@ def move(session: Session, audit: Audit, state: str) -> bool:
 
     An audit that ends early takes its open chunks with it: their workers notice when they renew their lease.
     """
-    if state not in MOVES[audit.state]:
+    if state not in AUDIT_MOVES[audit.state]:
         return False
     audit.state = state
-    if state == "running":
-        audit.started_at = func.clock_timestamp()
+    if state == "running" and audit.started_at is None:
+        audit.started_at = audit.rate_since = func.clock_timestamp()
     if state in ENDED:
         audit.finished_at = func.clock_timestamp()
         session.execute(
@@ -39,6 +32,6 @@ def move(session: Session, audit: Audit, state: str) -> bool:
 
 def fail(session: Session, audit: Audit, code: str, detail: str) -> None:
     """Ends a locked audit as failed, with a stable code and a sentence; an ended one is left as it is."""
-    if "failed" in MOVES[audit.state]:
+    if "failed" in AUDIT_MOVES[audit.state]:
         audit.failure_code, audit.failure_detail = code, detail
         move(session, audit, "failed")

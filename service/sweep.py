@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Sequence
 from typing import cast
 
-from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy import ColumnElement, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from models.audit import Audit, Chunk
@@ -83,11 +83,17 @@ def _announce(session: Session, queue: JobQueue, model: JobModel, task: str, set
     waiting = (
         select(model.id)
         .where(model.state == STATES[model].waiting, model.available_at <= func.clock_timestamp(), overdue)
+        .where(*_goes_on(model))
         .order_by(model.enqueued_at.nulls_first(), model.available_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
     return _send(session, queue, model, task, list(session.scalars(waiting)))
+
+
+def _goes_on(model: JobModel) -> list[ColumnElement[bool]]:
+    """That a chunk's audit is not paused: nobody could take it."""
+    return [exists().where(Audit.id == Chunk.audit_id, Audit.state != "paused")] if model is Chunk else []
 
 
 def _announce_finalising(session: Session, queue: JobQueue, settings: Settings) -> int:

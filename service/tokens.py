@@ -25,8 +25,8 @@ def any_token(session: Session) -> bool:
     return bool(session.scalar(select(exists().select_from(ApiToken))))
 
 
-def check_token(session: Session, authorization: str | None) -> None:
-    """Accepts a request with a valid ``Authorization`` header.
+def check_token(session: Session, authorization: str | None) -> str:
+    """Accepts a request with a valid ``Authorization`` header, and returns the token's name.
 
     Raises:
         Unauthorized: the header is missing or its token unknown.
@@ -34,8 +34,10 @@ def check_token(session: Session, authorization: str | None) -> None:
     scheme, _, token = (authorization or "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Unauthorized
-    if not session.scalar(select(exists().where(ApiToken.digest == _digest(token.strip())))):
+    name = session.scalar(select(ApiToken.name).where(ApiToken.digest == _digest(token.strip())))
+    if name is None:
         raise Unauthorized("the API token is not known")
+    return name
 
 
 def _digest(token: str) -> str:

@@ -14,6 +14,7 @@ from models.dataset import Dataset
 from models.encoder import Encoder
 from service import chunks, intake, jobs
 from service.chunks import ChunkPlan, EncoderFiles, RecordedScore
+from service.claims import claim_next
 from service.context import Context
 from service.database import Session
 from service.jobs import LeaseLost
@@ -141,12 +142,16 @@ class Runner:
         return lambda session, owner: intake.accept_dataset(session, row.id, owner, samples)
 
     def score_chunk(self, chunk_id: uuid.UUID) -> None:
-        """Scores one chunk of an audit; does nothing if it is not to be had."""
+        """Scores the chunk whose turn it is; the message of one only says that there is work.
+
+        Encoders and datasets that wait for their check go before it: they take seconds, and an audit waits for them.
+        """
+        self._check_waiting()
         context, owner = self.context, self._task_owner()
-        with context.sessions.begin() as session:
-            plan = chunks.claim_chunk(session, chunk_id, owner, self._settings.lease_seconds)
+        plan = claim_next(context.sessions, chunk_id, owner, self._settings.lease_seconds)
         if plan is None:
             return
+        chunk_id = plan.chunk_id
         try:
             with Lease(context.sessions, Chunk, chunk_id, owner, self._settings.lease_seconds) as lease:
                 scores = self._score(plan, lease)
@@ -171,6 +176,13 @@ class Runner:
         else:
             if last:
                 self.finalise_audit(plan.audit_id)
+
+    def _check_waiting(self) -> None:
+        for model, inspect in ((Encoder, self._inspect_encoder), (Dataset, self._inspect_dataset)):
+            with self.context.sessions.begin() as session:
+                waiting = intake.first_waiting(session, model)
+            if waiting is not None:
+                self._check(model, waiting, inspect)
 
     def _score(self, plan: ChunkPlan, lease: Lease) -> list[RecordedScore]:
         from sslmem.datasets.source import open_dataset  # noqa: PLC0415

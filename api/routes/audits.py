@@ -9,8 +9,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import HTMLResponse, StreamingResponse
 
-from api.deps import AuthorizedRoute, ContextDep, SessionDep
-from api.errors import problems
+from api.deps import AuthorizedRoute, ContextDep, KeyParam, ProjectDep, SessionDep
+from api.errors import already, problems
 from api.export import parquet_stream
 from api.paging import CursorParam, LimitParam, page_of
 from api.polling import WaitParam, poll
@@ -18,7 +18,7 @@ from api.render import audit_out
 from api.schemas import AuditBody, AuditOut, PageOut, ScoreOut
 from models.audit import Audit
 from models.dataset import Dataset
-from service import audits, results
+from service import audits, idempotency, lifecycle, results
 from service.database import Session
 from sslmem.datasets.source import open_dataset
 from sslmem.report.evidence import Evidence, gather_evidence
@@ -35,20 +35,41 @@ def _out(session: Session, audit: Audit) -> AuditOut:
     return audit_out(audit, audits.encoders_of(session, audit.id), progress, reason)
 
 
-@router.post("", status_code=202, responses=problems(400, 404, 409))
-def request_audit(body: AuditBody, response: Response, session: SessionDep, context: ContextDep) -> AuditOut:
-    """Requests an audit of targets against references; follow it at `Location`."""
-    audit = audits.request_audit(
-        session,
-        context.queue,
-        context.settings,
-        name=body.name,
-        target_ids=body.target_ids,
-        reference_ids=body.reference_ids,
-        dataset_id=body.dataset_id,
-        role_set_id=body.role_set_id,
-        spec=body.spec.model_dump(exclude_unset=True),
-    )
+@router.post("", status_code=202, responses=already(AuditOut) | problems(400, 404, 409))
+def request_audit(
+    body: AuditBody,
+    response: Response,
+    session: SessionDep,
+    context: ContextDep,
+    project: ProjectDep,
+    key: KeyParam = None,
+) -> AuditOut:
+    """Requests an audit of targets against references; follow it at `Location`.
+
+    The same encoders, dataset, roles and spec again give 200 and the audit there is, unless it failed or was
+    cancelled, or `force` asks for another.
+    """
+    digest = idempotency.digest_of({"route": "audits", **body.model_dump(exclude_unset=True)})
+    known = idempotency.recall(session, project, key, digest)
+    if known is not None:
+        audit, new = audits.get_audit(session, known), False
+    else:
+        audit, new = audits.request_audit(
+            session,
+            context.queue,
+            context.settings,
+            name=body.name,
+            target_ids=body.target_ids,
+            reference_ids=body.reference_ids,
+            dataset_id=body.dataset_id,
+            role_set_id=body.role_set_id,
+            spec=body.spec.model_dump(exclude_unset=True),
+            project=project,
+            priority=body.priority,
+            force=body.force,
+        )
+        idempotency.remember(session, project, key, digest, audit.id)
+    response.status_code = 202 if new else 200
     response.headers["Location"] = f"/v1/audits/{audit.id}"
     response.headers["Retry-After"] = "2"
     return _out(session, audit)
@@ -80,13 +101,31 @@ async def get_audit(audit_id: uuid.UUID, context: ContextDep, wait: WaitParam = 
 @router.post("/{audit_id}/cancel", responses=problems(404))
 def cancel_audit(audit_id: uuid.UUID, session: SessionDep) -> AuditOut:
     """Cancels an audit; one that has ended stays as it is."""
-    return _out(session, audits.cancel(session, audit_id))
+    return _out(session, lifecycle.cancel(session, audit_id))
+
+
+@router.post("/{audit_id}/pause", responses=problems(404, 409))
+def pause_audit(audit_id: uuid.UUID, session: SessionDep) -> AuditOut:
+    """Lets no further chunk begin; those under way end."""
+    return _out(session, lifecycle.pause(session, audit_id))
+
+
+@router.post("/{audit_id}/resume", responses=problems(404, 409))
+def resume_audit(audit_id: uuid.UUID, session: SessionDep, context: ContextDep) -> AuditOut:
+    """Goes on with a paused audit."""
+    return _out(session, lifecycle.resume(session, context.queue, audit_id))
+
+
+@router.post("/{audit_id}/retry", responses=problems(404, 409))
+def retry_audit(audit_id: uuid.UUID, session: SessionDep, context: ContextDep) -> AuditOut:
+    """Tries an audit again that failed or was cancelled; only what is missing is computed."""
+    return _out(session, lifecycle.retry(session, context.queue, audit_id))
 
 
 @router.delete("/{audit_id}", status_code=204, responses=problems(404, 409))
 def delete_audit(audit_id: uuid.UUID, session: SessionDep) -> None:
     """Deletes an audit that has ended, with its scores."""
-    audits.remove_audit(session, audit_id)
+    lifecycle.remove_audit(session, audit_id)
 
 
 @router.get("/{audit_id}/summary", responses=problems(404, 409))

@@ -1,4 +1,4 @@
-"""``/v1/health``, ``/v1/limits``, ``/v1/workers`` and ``/v1/artifacts``."""
+"""``/v1/health``, ``/v1/limits``, ``/v1/workers``, ``/v1/queue`` and ``/v1/artifacts``."""
 
 from typing import Annotated
 
@@ -7,9 +7,9 @@ from fastapi import APIRouter, Path, Response
 from api.deps import AuthorizedRoute, ContextDep, SessionDep
 from api.errors import problems
 from api.render import worker_out
-from api.schemas import Health, Limits, PageOut, WorkerOut
+from api.schemas import Health, Limits, PageOut, QueueOut, WorkerOut
 from service.health import broker_answers, database_answers
-from service.workers import list_workers
+from service.workers import list_workers, waiting
 from sslmem import __version__
 
 public = APIRouter(prefix="/v1", tags=["operations"])
@@ -40,6 +40,12 @@ def get_limits(context: ContextDep) -> Limits:
 def get_workers(session: SessionDep) -> PageOut[WorkerOut]:
     """The workers seen in the last week, latest first."""
     return PageOut(items=[worker_out(worker, alive=alive) for worker, alive in list_workers(session)])
+
+
+@router.get("/queue", responses=problems())
+def get_queue(session: SessionDep) -> QueueOut:
+    """How much waits for workers, and how many of them there are."""
+    return QueueOut.model_validate(waiting(session))
 
 
 @router.head("/artifacts/{digest}", responses=problems(400, 404))

@@ -50,7 +50,7 @@ def look(service: Service, audit_id: str) -> dict[str, Any]:
 def in_the_middle(service: Service, uploaded: Uploaded) -> str:
     """Requests an audit, waits until some of it is done, and returns its id."""
     with service.client() as client:
-        audit_id: str = client.request_audit(**uploaded.body)["id"]
+        audit_id: str = client.request_audit(**uploaded.body, force=True)["id"]
         audit = eventually(lambda: running(client, audit_id), AUDIT_SECONDS, interval=0.01)
     assert audit["state"] == "running", "the audit ended too soon"
     return audit_id

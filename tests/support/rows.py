@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from models.audit import Audit, Chunk
 from models.dataset import Dataset, DatasetSample, RoleSet
@@ -117,7 +117,12 @@ def request_audit(context: Context, num_samples: int = 40, chunk_seconds: float 
             "spec": {"views": 4},
         }
         values.update(changes)
-        return audits.request_audit(session, context.queue, settings, **values)
+        return audits.request_audit(session, context.queue, settings, **values)[0]
+
+
+def without_rules(session: Session) -> None:
+    """Lets the rest of the transaction move rows as no service may, to put a scene together."""
+    session.execute(text("SET LOCAL session_replication_role = replica"))
 
 
 def chunks_of(context: Context, audit_id: uuid.UUID) -> list[Chunk]:
@@ -197,6 +202,11 @@ def with_settings(context: Context, **changes: object) -> Settings:
 
 def fail_first_chunk(context: Context, audit_id: uuid.UUID) -> None:
     """Ends an audit as failed."""
-    plan = claim(context, chunks_of(context, audit_id)[0].id)
+    fail_chunk(context, chunks_of(context, audit_id)[0].id)
+
+
+def fail_chunk(context: Context, chunk_id: uuid.UUID) -> None:
+    """Ends a chunk, and its audit, as failed."""
+    plan = claim(context, chunk_id)
     with context.sessions.begin() as session:
         chunks.fail_chunk(session, plan, OWNER, code="odd", detail="Something odd.", max_attempts=None)

@@ -37,6 +37,8 @@ def request(
     representation: Annotated[str, typer.Option(help="pooled, cls, mean, tokens, head, layer:NAME, or auto.")] = "auto",
     precision: Annotated[Precision, typer.Option(help="auto: lower where that is safe.")] = "float32",
     compat: Annotated[Compat | None, typer.Option(help="A published convention, which fixes options.")] = None,
+    priority: Annotated[int, typer.Option(min=-100, max=100, help="Higher goes first.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="A new audit even if there is the same already.")] = False,
     follow: Annotated[bool, typer.Option(help="Wait for the end and show the summary.")] = False,
     url: Url = None,
     token: Token = None,
@@ -61,6 +63,8 @@ def request(
         "role_set_id": str(roles),
         "spec": {key: value for key, value in spec.items() if value is not None},
     }
+    body |= {"priority": priority} if priority else {}
+    body |= {"force": True} if force else {}
     if name:
         body["name"] = name
     with connect(url, token) as client:
@@ -136,6 +140,27 @@ def cancel(audit_id: UUID, url: Url = None, token: Token = None) -> None:
     """Cancels an audit; harmless when it has ended."""
     with connect(url, token) as client:
         print(client.request("POST", f"/v1/audits/{audit_id}/cancel").json()["state"])
+
+
+@app.command()
+def pause(audit_id: UUID, url: Url = None, token: Token = None) -> None:
+    """Lets no further chunk of an audit begin; those under way end."""
+    with connect(url, token) as client:
+        print(client.request("POST", f"/v1/audits/{audit_id}/pause").json()["state"])
+
+
+@app.command()
+def resume(audit_id: UUID, url: Url = None, token: Token = None) -> None:
+    """Goes on with a paused audit."""
+    with connect(url, token) as client:
+        print(client.request("POST", f"/v1/audits/{audit_id}/resume").json()["state"])
+
+
+@app.command()
+def retry(audit_id: UUID, url: Url = None, token: Token = None) -> None:
+    """Tries an audit again that failed or was cancelled; only what is missing is computed."""
+    with connect(url, token) as client:
+        print(client.request("POST", f"/v1/audits/{audit_id}/retry").json()["state"])
 
 
 @app.command()

@@ -8,10 +8,12 @@ import typer
 
 from sslmem import __version__
 from sslmem.cli import audits, datasets, encoders
+from sslmem.cli.connection import Token, Url, connect
 from sslmem.cli.gate import gate
 from sslmem.cli.merge import merge
 from sslmem.cli.policy import check_policy
 from sslmem.cli.score import score
+from sslmem.cli.tables import print_resources
 from sslmem.cli.verify import verify
 from sslmem.errors import SslmemError
 
@@ -34,6 +36,18 @@ app.command("check-policy")(check_policy)
 app.add_typer(encoders.app, name="encoders")
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(audits.app, name="audits")
+
+
+@app.command()
+def workers(url: Url = None, token: Token = None) -> None:
+    """Lists the workers seen in the last week, and how much waits for them."""
+    with connect(url, token) as client:
+        print_resources(client.items("/v1/workers"), ("id", "device", "alive", "last_seen_at"))
+        queue = client.get("/v1/queue")
+        print(
+            f"{queue['workers_alive']} alive; waiting: {queue['chunks_waiting']} chunks of {queue['audits_open']} "
+            f"audits, {queue['checks_waiting']} checks; running: {queue['chunks_running']} chunks"
+        )
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from fastapi.testclient import TestClient
 from service.context import Context
 from service.queue import SCORE_CHUNK
 from service.settings import Settings
+from service.tokens import create_token
 from tests.support import rows
 from tests.support.problems import problem
 from tests.support.queue import messages
@@ -62,10 +64,99 @@ def test_recipe_is_a_name_or_a_list(client: TestClient, body: dict[str, Any]) ->
     assert named["spec_digest"] == listed["spec_digest"]
 
 
-def test_requests_are_not_deduplicated(client: TestClient, body: dict[str, Any]) -> None:
-    first, second = (client.post("/v1/audits", json=body).json() for _ in range(2))
-    assert first["id"] != second["id"]
-    assert first["spec_digest"] == second["spec_digest"]
+def test_the_same_request_again_gives_the_audit_there_is(client: TestClient, body: dict[str, Any]) -> None:
+    first, second = (client.post("/v1/audits", json={**body, "name": name}) for name in ("first", "second"))
+    assert (first.status_code, second.status_code) == (202, 200)
+    assert first.json()["id"] == second.json()["id"]
+    assert second.headers["Location"] == first.headers["Location"]
+    other = client.post("/v1/audits", json={**body, "spec": {**body["spec"], "seed": 8}})
+    assert other.status_code == 202
+    assert other.json()["id"] != first.json()["id"]
+
+
+def test_the_same_request_again_gives_a_new_audit_when_asked_for(client: TestClient, body: dict[str, Any]) -> None:
+    first, second = (client.post("/v1/audits", json={**body, "force": True}) for _ in range(2))
+    assert (first.status_code, second.status_code) == (202, 202)
+    assert first.json()["id"] != second.json()["id"]
+    assert first.json()["spec_digest"] == second.json()["spec_digest"]
+
+
+@pytest.mark.parametrize("end", ["cancel", "fail"])
+def test_the_same_request_after_a_failure_gives_a_new_audit(
+    client: TestClient, context: Context, body: dict[str, Any], end: str
+) -> None:
+    first = client.post("/v1/audits", json=body).json()
+    if end == "cancel":
+        client.post(f"/v1/audits/{first['id']}/cancel")
+    else:
+        rows.fail_first_chunk(context, uuid.UUID(first["id"]))
+    second = client.post("/v1/audits", json=body)
+    assert second.status_code == 202
+    assert second.json()["id"] != first["id"]
+
+
+def test_requests_at_the_same_time_make_one_audit(client: TestClient, body: dict[str, Any]) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: client.post("/v1/audits", json=body), range(4)))
+    assert sorted(answer.status_code for answer in answers) == [200, 200, 200, 202]
+    assert len({answer.json()["id"] for answer in answers}) == 1
+
+
+def test_a_key_gives_the_same_audit_even_after_it_failed(
+    client: TestClient, context: Context, body: dict[str, Any]
+) -> None:
+    key = {"Idempotency-Key": "release 7"}
+    first = client.post("/v1/audits", json={**body, "force": True}, headers=key)
+    rows.fail_first_chunk(context, uuid.UUID(first.json()["id"]))
+    again = client.post("/v1/audits", json={**body, "force": True}, headers=key)
+    assert (first.status_code, again.status_code) == (202, 200)
+    assert (again.json()["id"], again.json()["state"]) == (first.json()["id"], "failed")
+    other = client.post("/v1/audits", json={**body, "force": True}, headers={"Idempotency-Key": "release 8"})
+    assert other.json()["id"] != first.json()["id"]
+
+
+def test_a_key_with_another_request_is_refused(client: TestClient, body: dict[str, Any]) -> None:
+    key = {"Idempotency-Key": "release 7"}
+    client.post("/v1/audits", json=body, headers=key)
+    refused = client.post("/v1/audits", json={**body, "spec": {"views": 6}}, headers=key)
+    assert "came with another request before" in problem(refused, 409, "idempotency-key-reused")["detail"]
+
+
+def test_keys_of_other_projects_are_other_keys(client: TestClient, context: Context, body: dict[str, Any]) -> None:
+    key = {"Idempotency-Key": "release 7"}
+    first = client.post("/v1/audits", json=body, headers=key).json()
+    with context.sessions.begin() as session:
+        client.headers["Authorization"] = f"Bearer {create_token(session, 'another project')}"
+    second = client.post("/v1/audits", json=body, headers=key)
+    assert second.status_code == 202
+    assert (first["project"], second.json()["project"]) == ("test", "another project")
+
+
+def test_audit_is_paused_and_resumed(client: TestClient, body: dict[str, Any]) -> None:
+    here = client.post("/v1/audits", json=body).json()["links"]["self"]
+    for _ in range(2):
+        paused = client.post(f"{here}/pause")
+        assert (paused.status_code, paused.json()["state"]) == (200, "paused")
+    assert paused.json()["reason"] == "paused; no further chunk begins until it is resumed"
+    for _ in range(2):
+        resumed = client.post(f"{here}/resume")
+        assert (resumed.status_code, resumed.json()["state"]) == (200, "queued")
+
+
+@pytest.mark.parametrize("action", ["pause", "resume", "retry"])
+def test_actions_that_do_not_go_with_the_state_are_refused(client: TestClient, context: Context, action: str) -> None:
+    audit = rows.succeeded_audit(context)
+    problem(client.post(f"/v1/audits/{audit.id}/{action}"), 409, "invalid-move")
+    problem(client.post(f"/v1/audits/{uuid.uuid4()}/{action}"), 404, "audit-not-found")
+
+
+def test_failed_audit_is_tried_again(client: TestClient, context: Context) -> None:
+    audit = rows.request_audit(context)
+    rows.fail_first_chunk(context, audit.id)
+    again = client.post(f"/v1/audits/{audit.id}/retry")
+    assert (again.status_code, again.json()["state"]) == (200, "queued")
+    assert again.json()["failure"] is None
+    assert again.json()["finished_at"] is None
 
 
 @pytest.mark.parametrize(
@@ -149,6 +240,7 @@ def test_encoder_on_both_sides_is_refused(client: TestClient, body: dict[str, An
 
 
 def test_list_is_newest_first_and_paged(client: TestClient, body: dict[str, Any]) -> None:
+    body["force"] = True
     ids = [client.post("/v1/audits", json=body).json()["id"] for _ in range(3)]
     first = client.get("/v1/audits", params={"limit": 2}).json()
     client.post("/v1/audits", json=body)

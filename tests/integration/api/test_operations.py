@@ -47,3 +47,18 @@ def test_malformed_digest_is_a_clients_mistake(client: TestClient) -> None:
     assert client.head("/v1/artifacts/sha256:abc").status_code == 400
     assert client.head("/v1/artifacts/..%2f..%2fetc%2fpasswd").status_code in (400, 404)
     problem(client.get(f"/v1/artifacts/{rows.digest_of('never')}"), 405, "method-not-allowed")
+
+
+def test_queue_counts_what_waits_and_what_runs(client: TestClient, context: Context) -> None:
+    audit = rows.request_audit(context)
+    rows.claim(context, rows.chunks_of(context, audit.id)[0].id)
+    with context.sessions.begin() as session:
+        rows.add_encoder(session, "unchecked", state="received")
+        beat(session, "host:1", "cpu")
+    assert client.get("/v1/queue").json() == {
+        "workers_alive": 1,
+        "audits_open": 1,
+        "chunks_waiting": 2,
+        "chunks_running": 1,
+        "checks_waiting": 1,
+    }

@@ -12,6 +12,7 @@ from service import audits
 from service.context import Context
 from service.embedded.process import free_port
 from service.settings import Settings
+from service.workers import beat
 from tests.integration.cli.conftest import Run
 from tests.support import rows
 from tests.support.driver import working
@@ -110,6 +111,25 @@ def test_audit_is_cancelled_and_deleted(sslmem: Run, context: Context) -> None:
     )
     assert sslmem("audits", "delete", audit.id).status == 0
     assert "[audit-not-found, HTTP 404]" in sslmem("audits", "show", audit.id).line
+
+
+def test_audit_is_paused_resumed_and_tried_again(sslmem: Run, context: Context) -> None:
+    audit = rows.request_audit(context)
+    assert sslmem("audits", "pause", audit.id).out == "paused\n"
+    assert "no further chunk begins until it is resumed" in sslmem("audits", "show", audit.id).out
+    assert sslmem("audits", "resume", audit.id).out == "queued\n"
+    assert sslmem("audits", "cancel", audit.id).out == "cancelled\n"
+    assert "[invalid-move, HTTP 409]" in sslmem("audits", "resume", audit.id).line
+    assert sslmem("audits", "retry", audit.id).out == "queued\n"
+
+
+def test_workers_and_what_waits_for_them_are_listed(sslmem: Run, context: Context) -> None:
+    rows.request_audit(context)
+    with context.sessions.begin() as session:
+        beat(session, "host:1", "cpu")
+    out = sslmem("workers").out
+    assert "host:1" in out
+    assert "1 alive; waiting: 3 chunks of 1 audits, 0 checks; running: 0 chunks" in out
 
 
 def test_failed_audit_is_one_line_with_its_sentence(sslmem: Run, context: Context) -> None:

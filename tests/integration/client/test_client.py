@@ -10,7 +10,7 @@ from sqlalchemy import null, select, update
 
 from models.audit import Audit
 from models.encoder import Encoder
-from service import audits
+from service import lifecycle
 from service.context import Context
 from service.embedded.process import free_port
 from service.settings import Settings
@@ -120,13 +120,14 @@ def test_following_outlasts_a_restart_of_the_service(
     monkeypatch.setattr("sslmem.client.http.PAUSE_SECONDS", 0.05)
     audit, port = rows.succeeded_audit(context), free_port()
     with context.sessions.begin() as session:
+        rows.without_rules(session)
         session.execute(update(Audit).values(state="running", summary=null()))
     with Client(f"http://127.0.0.1:{port}", token) as client:
         states = client.follow(str(audit.id))
         with served(settings, port):
             assert next(states)["state"] == "running"
         with context.sessions.begin() as session:
-            audits.cancel(session, audit.id)
+            lifecycle.cancel(session, audit.id)
         found: list[str] = []
         thread = threading.Thread(target=lambda: found.extend(state["state"] for state in states))
         thread.start()

@@ -8,7 +8,8 @@ from sqlalchemy import func, select, update
 
 from models.audit import Audit, Chunk
 from models.operations import Worker
-from service import audits, chunks, jobs, states
+from models.states import AUDIT_MOVES
+from service import audits, chunks, jobs, lifecycle, states
 from service.audits import MAX_CHUNK, MIN_CHUNK, Progress, chunk_size
 from service.context import Context
 from service.errors import (
@@ -48,7 +49,7 @@ def ready(context: Context) -> dict[str, Any]:
 def request(context: Context, values: dict[str, Any], **changes: object) -> Audit:
     settings = rows.with_settings(context, chunk_seconds=1e-6)
     with context.sessions.begin() as session:
-        return audits.request_audit(session, context.queue, settings, **{**values, **changes})
+        return audits.request_audit(session, context.queue, settings, **{**values, **changes})[0]
 
 
 def num_audits(context: Context) -> int:
@@ -268,16 +269,20 @@ def test_there_is_no_reason_once_the_audit_has_ended(context: Context) -> None:
 
 
 @pytest.mark.parametrize("ended", states.ENDED)
-def test_audit_that_ended_never_moves_again(context: Context, ended: str) -> None:
+def test_audit_that_ended_moves_only_when_it_is_tried_again(context: Context, ended: str) -> None:
     audit = rows.request_audit(context)
     with context.sessions.begin() as session:
         locked = audits.lock_audit(session, audit.id)
         assert locked is not None
-        locked.state = ended
-        locked.summary = {} if ended == "succeeded" else None
+        if ended == "succeeded":
+            assert states.move(session, locked, "running")
+            assert states.move(session, locked, "finalising")
+            locked.summary = {}
         locked.failure_code = "odd" if ended == "failed" else None
-        assert [states.move(session, locked, state) for state in states.MOVES] == [False] * 6
-        assert (locked.state, locked.finished_at) == (ended, None)
+        assert states.move(session, locked, ended)
+        again = {"queued", "finalising"} if ended != "succeeded" else set()
+        assert not any(states.move(session, locked, state) for state in set(AUDIT_MOVES) - again)
+        assert locked.state == ended
 
 
 def test_audit_cannot_skip_a_state(context: Context) -> None:
@@ -308,22 +313,22 @@ def test_cancelling_twice_is_harmless(context: Context) -> None:
     audit = rows.request_audit(context)
     for _ in range(2):
         with context.sessions.begin() as session:
-            assert audits.cancel(session, audit.id).state == "cancelled"
+            assert lifecycle.cancel(session, audit.id).state == "cancelled"
 
 
 def test_audit_that_succeeded_stays_so(context: Context) -> None:
     audit = rows.succeeded_audit(context)
     with context.sessions.begin() as session:
-        assert audits.cancel(session, audit.id).state == "succeeded"
+        assert lifecycle.cancel(session, audit.id).state == "succeeded"
 
 
 def test_audit_that_has_not_ended_is_not_deleted(context: Context) -> None:
     audit = rows.request_audit(context)
     with context.sessions.begin() as session, pytest.raises(AuditNotEnded, match="the audit is queued"):
-        audits.remove_audit(session, audit.id)
+        lifecycle.remove_audit(session, audit.id)
 
 
-@pytest.mark.parametrize("use", [audits.get_audit, audits.cancel, audits.remove_audit])
+@pytest.mark.parametrize("use", [audits.get_audit, lifecycle.cancel, lifecycle.remove_audit])
 def test_unknown_audit_is_named(context: Context, use: Any) -> None:  # noqa: ANN401
     with context.sessions.begin() as session, pytest.raises(AuditNotFound, match=str(uuid.UUID(int=7))):
         use(session, uuid.UUID(int=7))

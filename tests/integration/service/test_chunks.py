@@ -10,7 +10,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import DBAPIError
 
 from models.audit import Audit, Chunk, Score
-from service import audits, chunks, jobs
+from service import audits, chunks, jobs, lifecycle
 from service.chunks import ChunkPlan, RecordedScore
 from service.context import Context
 from service.jobs import LeaseLost
@@ -95,9 +95,9 @@ def test_chunk_of_an_audit_that_ended_is_not_to_be_had(context: Context, end: st
     audit = rows.request_audit(context)
     first = rows.chunks_of(context, audit.id)[0]
     with context.sessions.begin() as session:
-        audits.cancel(session, audit.id)
+        lifecycle.cancel(session, audit.id)
         if end == "deleted":
-            audits.remove_audit(session, audit.id)
+            lifecycle.remove_audit(session, audit.id)
     assert try_claim(context, first.id) is None
 
 
@@ -379,7 +379,7 @@ def test_cancelled_audit_takes_its_running_chunks_along(context: Context) -> Non
     first = rows.chunks_of(context, audit.id)[0]
     plan = rows.claim(context, first.id)
     with context.sessions.begin() as session:
-        audits.cancel(session, audit.id)
+        lifecycle.cancel(session, audit.id)
     with context.sessions.begin() as session:
         assert not jobs.renew(session, Chunk, first.id, rows.OWNER, 60)
     with pytest.raises(LeaseLost):
@@ -392,7 +392,7 @@ def test_cancelled_audit_keeps_the_scores_it_has(context: Context) -> None:
     audit = rows.request_audit(context)
     rows.record(context, rows.claim(context, rows.chunks_of(context, audit.id)[0].id))
     with context.sessions.begin() as session:
-        audits.cancel(session, audit.id)
+        lifecycle.cancel(session, audit.id)
     assert len(scores_in(context, audit.id)) == 16
     assert [chunk.state for chunk in rows.chunks_of(context, audit.id)] == ["done", "cancelled", "cancelled"]
 
@@ -448,7 +448,7 @@ def test_audit_cancelled_while_it_is_summarised_stays_cancelled(context: Context
     rows.score_all(context, audit.id)
     begin(context, audit.id)
     with context.sessions.begin() as session:
-        audits.cancel(session, audit.id)
+        lifecycle.cancel(session, audit.id)
     finalise(context, audit.id)
     ended = rows.audit_of(context, audit.id)
     assert (ended.state, ended.summary) == ("cancelled", None)

@@ -11,7 +11,7 @@ from sqlalchemy import func, select, update
 
 from models.dataset import Dataset, DatasetSample
 from models.encoder import Encoder
-from service import audits, intake, jobs
+from service import audits, intake, jobs, lifecycle
 from service.context import Context
 from service.errors import (
     ArtifactNotFound,
@@ -299,8 +299,8 @@ def test_encoder_and_dataset_of_an_audit_are_in_use(context: Context) -> None:
     with pytest.raises(InUse, match="an audit uses the dataset"):
         remove(context, Dataset, audit.dataset_id)
     with context.sessions.begin() as session:
-        audits.cancel(session, audit.id)
-        audits.remove_audit(session, audit.id)
+        lifecycle.cancel(session, audit.id)
+        lifecycle.remove_audit(session, audit.id)
     remove(context, Encoder, used.id)
     remove(context, Dataset, audit.dataset_id)
 

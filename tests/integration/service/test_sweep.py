@@ -91,6 +91,7 @@ def test_chunk_that_does_not_wait_is_not_announced(context: Context, state: str)
     rows.request_audit(context, 16)
     clear(context.settings)
     with context.sessions.begin() as session:
+        rows.without_rules(session)
         session.execute(update(Chunk).values(state=state, enqueued_at=None))
     assert run(context) == 0
 
@@ -117,6 +118,7 @@ def test_every_chunk_is_announced_in_the_end(context: Context) -> None:
     for _ in range(4):
         clear(context.settings)
         with context.sessions.begin() as session:
+            rows.without_rules(session)
             session.execute(update(Chunk).where(Chunk.enqueued_at.is_not(None)).values(state="done"))
         run(context)
         announced |= {row_id for _, row_id in messages(context.settings)}

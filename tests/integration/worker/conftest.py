@@ -57,7 +57,8 @@ class Setting:
     def request(self, chunk_seconds: float = 3600, **changes: Any) -> Audit:  # noqa: ANN401
         settings = rows.with_settings(self.context, chunk_seconds=chunk_seconds)
         with self.context.sessions.begin() as session:
-            return audits.request_audit(session, self.context.queue, settings, **{**self.values, **changes})
+            values = {**self.values, "force": True, **changes}
+            return audits.request_audit(session, self.context.queue, settings, **values)[0]
 
 
 @pytest.fixture

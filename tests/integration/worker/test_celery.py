@@ -120,6 +120,7 @@ def test_message_whose_broker_dies_before_its_turn_does_not_stop_the_worker(
     audit = scored_audit(broken)
     eventually(lambda: summarised(broken, audit))
     with broken.sessions.begin() as session:
+        rows.without_rules(session)
         session.execute(update(Audit).values(state="finalising", summary=null(), finalise_attempts=0))
     garbage = tmp_path / "garbage"
     garbage.write_bytes(b"nothing of the kind")

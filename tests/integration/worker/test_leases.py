@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from models.audit import Chunk, Score
-from service import audits, jobs
+from service import audits, jobs, lifecycle
 from service.chunks import ChunkPlan, RecordedScore
 from service.context import Context
 from service.jobs import LeaseLost
@@ -107,7 +107,7 @@ def test_cancelled_audit_stops_the_work(context: Context, slow: Slow) -> None:
     audit = rows.request_audit(context, 16)
     thread = slow.start(rows.chunks_of(context, audit.id)[0].id)
     with context.sessions.begin() as session:
-        audits.cancel(session, audit.id)
+        lifecycle.cancel(session, audit.id)
     thread.join(20)
     assert slow.lost
     assert scored_samples(context) == 0

@@ -6,7 +6,8 @@ import pytest
 from sqlalchemy import delete, func, select, update
 
 from models.audit import Audit, Chunk, Score
-from service import audits, roles
+from models.encoder import Encoder
+from service import lifecycle, roles
 from service.chunks import ChunkPlan, RecordedScore
 from service.context import Context
 from service.queue import FINALISE_AUDIT, SCORE_CHUNK
@@ -268,7 +269,7 @@ def test_worker_whose_audit_is_gone_drops_what_became_of_its_chunk(
 
     def too_late(*_: object) -> list[RecordedScore]:
         with context.sessions.begin() as session:
-            audits.cancel(session, audit.id)
+            lifecycle.cancel(session, audit.id)
             if end == "deleted":
                 session.execute(delete(Audit))
         raise error
@@ -311,3 +312,21 @@ def test_order_of_delivery_does_not_matter(context: Context, runner: Runner, mon
         runner.score_chunk(chunk.id)
     assert rows.audit_of(context, audit.id).state == "succeeded"
     assert [row.position for row in scores_of(context, audit.id)] == list(range(40))
+
+
+def test_check_that_waits_goes_before_the_next_chunk(
+    context: Context, setting: Setting, target_file: EncoderFile
+) -> None:
+    """Behind the messages of a long audit it would wait for all of its chunks."""
+    audit = setting.request(chunk_seconds=SMALL)
+    clear(context.settings)
+    encoder = driver.upload_encoder(context, target_file, "waiting")
+    clear(context.settings)
+    runner = Runner(context.settings, "test:1")
+    try:
+        runner.score_chunk(rows.chunks_of(context, audit.id)[0].id)
+    finally:
+        runner.context.close()
+    with context.sessions.begin() as session:
+        assert session.get_one(Encoder, encoder.id).state == "ready"
+    assert [chunk.state for chunk in rows.chunks_of(context, audit.id)] == ["done", "queued", "queued"]

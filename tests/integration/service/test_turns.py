@@ -1,0 +1,84 @@
+"""Whose turn it is: priorities, projects and audits share the workers, and no message is lost by it."""
+
+import uuid
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+from sqlalchemy import select
+
+from models.audit import Audit, Chunk
+from service import audits
+from service.claims import claim_next
+from service.context import Context
+from service.workers import beat
+from tests.support import rows
+from tests.support.queue import clear
+
+
+def take(context: Context, announced: uuid.UUID | None = None, owner: str = rows.OWNER) -> str | None:
+    """The name of the audit that a free worker takes a chunk of."""
+    plan = claim_next(context.sessions, announced or uuid.uuid4(), owner, 60)
+    return None if plan is None else rows.audit_of(context, plan.audit_id).name
+
+
+def test_a_small_audit_is_not_held_up_by_a_large_one_that_came_before(context: Context) -> None:
+    rows.request_audit(context, 16 * 50, name="large", project="a")
+    assert [take(context) for _ in range(3)] == ["large"] * 3
+    rows.request_audit(context, 16 * 2, name="small", project="b")
+    assert Counter(take(context) for _ in range(4)) == {"small": 2, "large": 2}
+    assert take(context) == "large"
+
+
+def test_projects_share_evenly_however_many_audits_each_has(context: Context) -> None:
+    for number in range(3):
+        rows.request_audit(context, 16 * 20, name=f"a{number}", project="a")
+    rows.request_audit(context, 16 * 20, name="b", project="b")
+    taken = Counter(take(context) for _ in range(12))
+    assert taken == {"b": 6, "a0": 2, "a1": 2, "a2": 2}
+
+
+def test_higher_priority_goes_first(context: Context) -> None:
+    rows.request_audit(context, 16 * 2, name="usual")
+    rows.request_audit(context, 16 * 2, name="urgent", priority=5)
+    rows.request_audit(context, 16, name="idle", priority=-1)
+    assert [take(context) for _ in range(6)] == ["urgent", "urgent", "usual", "usual", "idle", None]
+
+
+def test_the_first_chunk_of_an_audit_goes_first(context: Context) -> None:
+    audit = rows.request_audit(context, 16 * 3)
+    for _ in range(3):
+        take(context)
+    starts = [chunk.start for chunk in rows.chunks_of(context, audit.id) if chunk.state == "running"]
+    assert starts == [0, 16, 32]
+
+
+def test_workers_at_the_same_time_take_different_chunks(context: Context) -> None:
+    audit = rows.request_audit(context, 16 * 8)
+    with ThreadPoolExecutor(8) as pool:
+        taken = list(pool.map(lambda i: take(context, owner=f"worker:{i}"), range(8)))
+    assert taken == ["audit"] * 8
+    owners = [chunk.lease_owner for chunk in rows.chunks_of(context, audit.id)]
+    assert len(set(owners)) == 8
+
+
+def test_a_chunk_whose_message_was_spent_on_another_is_announced_again(context: Context) -> None:
+    first = rows.request_audit(context, 16)
+    urgent = rows.request_audit(context, 16 * 70, name="urgent", priority=1)
+    announced = rows.chunks_of(context, first.id)[0]
+    with context.sessions.begin() as session:  # the urgent ones that were announced are under way
+        rows.without_rules(session)
+        for chunk in session.scalars(select(Chunk).where(Chunk.audit_id == urgent.id, Chunk.enqueued_at.is_not(None))):
+            chunk.state = "running"
+    clear(context.settings)
+    assert take(context, announced.id) == "urgent"
+    assert rows.chunks_of(context, first.id)[0].enqueued_at is None
+
+
+def test_an_audit_that_waits_says_how_many_are_ahead(context: Context) -> None:
+    rows.request_audit(context, 16, name="ahead")
+    rows.request_audit(context, 16, name="urgent", priority=1)
+    waiting = rows.request_audit(context, 16)
+    with context.sessions.begin() as session:
+        beat(session, "host:1", "cpu")
+        reason = audits.reason_of(session, session.get_one(Audit, waiting.id))
+    assert reason == "waiting for a worker; 2 audits are ahead"
