@@ -24,7 +24,7 @@ MIN_ALIGNMENT = 1e-3  # of unit vectors; what rounding alone makes is 1e-4
 MAX_UNIFORMITY = -0.01  # 0: all images in one point
 MIN_RETRIEVAL_OVER_CHANCE = 3.0
 CONTRADICTION = 0.001  # so rare by chance that something else must be the matter
-MIN_SPREAD = 0.005  # of encoders trained apart: a tenth and more (docs/statistics.md); of a copy: rounding alone
+MIN_SPREAD = 0.005  # of encoders trained apart: a tenth in the demo; of a copy: rounding alone
 FOR_SPREAD = 20
 NUM_SHOWN = 3
 

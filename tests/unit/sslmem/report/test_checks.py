@@ -158,6 +158,23 @@ def test_reference_that_is_the_target_fails() -> None:
     assert "also a reference" in check.detail
 
 
+@pytest.mark.parametrize(("spread", "status"), [(1e-4, "failed"), (0.004, "failed"), (0.02, "ok"), (1.0, "ok")])
+def test_reference_that_aligns_every_image_as_the_target_does_fails(spread: float, status: str) -> None:
+    """A copy of the target, saved in another precision, has other digests, and finds nothing memorized."""
+    rows = audit()
+    scores = np.array([one.score for one in rows], dtype=np.float64)
+    scale = spread * float(np.mean([one.alignment_reference or 0 for one in rows])) / scores.std()
+    alike = [dataclasses.replace(one, score=(one.score or 0) * scale) for one in rows]
+    check = checks_of(alike)["encoders-plausible"]
+    assert check.status == status
+    assert ("align every image alike" in check.detail) is (status == "failed")
+
+
+def test_few_scores_do_not_tell_whether_encoders_are_alike() -> None:
+    rows = [dataclasses.replace(one, score=0.0) for one in audit()][:19]
+    assert checks_of(rows)["encoders-plausible"].status == "ok"
+
+
 def test_candidates_far_below_the_null_contradict_their_role() -> None:
     rows = [
         dataclasses.replace(one, score=(one.score or 0) - 0.1) if one.role == "candidate" else one for one in audit()
