@@ -93,10 +93,14 @@ def pick_device(name: str) -> torch.device:
 
 def default_batch_size(spec: ScoreSpec, device: torch.device) -> int:
     """Samples per batch such that a forward pass has a good number of views."""
-    views = CPU_VIEWS
+    return max(1, views_at_once(spec, device) // spec.views)
+
+
+def views_at_once(spec: ScoreSpec, device: torch.device) -> int:
+    """A good number of views for a forward pass."""
     if device.type == "cuda":
-        views = int(CUDA_VIEWS_AT_224 * max(1.0, (224 / spec.input_size) ** 2))
-    return max(1, views // spec.views)
+        return int(CUDA_VIEWS_AT_224 * max(1.0, (224 / spec.input_size) ** 2))
+    return CPU_VIEWS
 
 
 def score(
@@ -178,6 +182,7 @@ class Scorer:
 
         Raises:
             CollapsedEncoder: an encoder maps different images to one representation.
+            SpecError: representations are to be kept, and those of the encoders have different sizes.
         """
         decoded = decode_ahead(samples, max(2 * self._batch_size, FOR_PRECISION))
         first = list(islice(decoded, FOR_PRECISION))
@@ -213,10 +218,16 @@ class Scorer:
             return _Batch(batch, len(self._targets), self._spec.views)
         encoders = (*self._targets, *self._references)
         before = self._before(keys)  # [E, N, V0, D]
-        views = self._views(images, keys, made=0 if before is None else before.shape[2])
-        found = [represent_views(encoder, views, self._choice.dtype) for encoder in encoders]
+        dtype = self._choice.dtype
+        parts = [
+            [represent_views(encoder, views, dtype) for encoder in encoders]
+            for views in self._views(images, keys, made=0 if before is None else before.shape[2])
+        ]
         if before is not None:
-            found = [torch.cat([first, more], dim=1) for first, more in zip(before, found, strict=True)]
+            parts.insert(0, list(before))
+        found = [torch.cat(one, dim=1) for one in zip(*parts, strict=True)]  # [N, V, D] of each encoder
+        if self._keep_representations and len({one.shape[2] for one in found}) > 1:
+            raise SpecError("representations are kept of encoders with outputs of one size; found several sizes")
         measured = torch.stack([distances_of(representations, self._spec) for representations in found])  # [E, N, P]
         num = len(self._targets)
         return _Batch(
@@ -237,26 +248,28 @@ class Scorer:
         kept = np.stack([self._earlier[key] for key in keys], axis=1)
         return torch.from_numpy(kept).to(self._device)
 
-    def _views(self, images: list[Image], keys: list[str], made: int = 0) -> Tensor:
-        """``[N, V, 3, S, S]``, for the pairing ``original`` ``[N, 1 + V, 3, S, S]`` with the image itself first.
+    def _views(self, images: list[Image], keys: list[str], made: int = 0) -> Iterator[Tensor]:
+        """Views ``[N, ..., 3, S, S]`` without the first ones, if so many were made before; together V of each image.
 
-        Without the first ones, if so many of them were made before.
+        Those of a single image come in parts, so that memory does not grow with their number. For the pairing
+        ``original`` the image itself comes before them.
         """
         spec = self._spec
         original = spec.pairing == "original"
-        views = make_views(
-            images,
-            keys,
-            recipe=spec.recipe,
-            size=spec.input_size,
-            seed=spec.seed,
-            views=range(max(0, made - original), spec.views),
-            device=self._device,
-            numbers=uniforms if spec.stratify is None else partial(latin, spec.stratify),
-        )
+        step = spec.views if len(images) > 1 else views_at_once(spec, self._device)
         if original and not made:
-            views = torch.cat([original_views(images, spec.input_size, self._device)[:, None], views], dim=1)
-        return views
+            yield original_views(images, spec.input_size, self._device)[:, None]
+        for start in range(max(0, made - original), spec.views, step):
+            yield make_views(
+                images,
+                keys,
+                recipe=spec.recipe,
+                size=spec.input_size,
+                seed=spec.seed,
+                views=range(start, min(start + step, spec.views)),
+                device=self._device,
+                numbers=uniforms if spec.stratify is None else partial(latin, spec.stratify),
+            )
 
     @torch.inference_mode()
     def _look(self, first: list[DecodedSample]) -> None:
@@ -279,7 +292,7 @@ class Scorer:
                 self._choice = choose_precision(
                     self._targets,
                     self._references,
-                    lambda: (self._views(*part) for part in parts),
+                    lambda: (torch.cat(list(self._views(*part)), dim=1) for part in parts),
                     self._spec,
                     device_type=self._device.type,
                 )

@@ -16,13 +16,14 @@ from sslmem.encoders.encoder import Encoder
 from sslmem.errors import CollapsedEncoder, IncompatibleScores, SpecError
 from sslmem.local import LocalScores, score_dataset
 from sslmem.merge import StoredScores, merge_scores, read_scores, representations_of
-from sslmem.precision import MAX_SHARE_OF_ERROR, choose_precision
+from sslmem.precision import CPU_VIEWS, MAX_SHARE_OF_ERROR, choose_precision
 from sslmem.refine import choose, num_forwards
 from sslmem.report.rows import NOTHING, write_parquet
 from sslmem.roles import Role
 from sslmem.samples import decode_ahead
 from sslmem.scoring import Sample, SampleScore, Scorer, score
 from sslmem.spec import Pairing, Refine, ScoreSpec, Stratify
+from sslmem.views.make import make_views
 from tests.unit.builders import Function, encoded, encoder_of, sample, scene, small_encoder, small_module
 
 CPU = torch.device("cpu")
@@ -104,6 +105,25 @@ def test_more_views_repeat_the_earlier_pairs_bit_by_bit() -> None:
         assert a.distances is not None
         assert b.distances is not None
         assert b.distances[:, earlier] == pytest.approx(a.distances, rel=1e-5)
+
+
+@pytest.mark.parametrize("pairing", get_args(Pairing))
+def test_many_views_of_an_image_are_never_there_at_once(monkeypatch: pytest.MonkeyPatch, pairing: Pairing) -> None:
+    made: list[int] = []
+
+    def counted(images: Any, keys: Any, *, views: range, **options: Any) -> Tensor:  # noqa: ANN401
+        made.append(len(images) * len(views))
+        return make_views(images, keys, views=views, **options)
+
+    monkeypatch.setattr("sslmem.scoring.make_views", counted)
+    spec = SPEC.model_copy(update={"views": 200, "pairing": pairing})
+    found = run(SAMPLES[:2], spec)
+    assert max(made) <= CPU_VIEWS
+    assert sum(made) == 2 * 200
+    monkeypatch.setattr("sslmem.scoring.views_at_once", lambda *_: 1000)
+    for one, other in zip(found, run(SAMPLES[:2], spec, batch_size=1), strict=True):
+        assert one.score == pytest.approx(other.score, rel=1e-4, abs=1e-6)
+        assert one.standard_error == pytest.approx(other.standard_error, rel=1e-4)
 
 
 def test_encoder_loaded_for_another_tensor_is_refused() -> None:
@@ -278,6 +298,13 @@ def test_views_added_later_give_what_one_run_with_all_gives(
             assert floats(getattr(row, name)) == pytest.approx(floats(getattr(other, name)), rel=1e-5, nan_ok=True)
     again = stored(folder, "again.parquet", [2, 3], spec=many.model_copy(update={"views": 20}), add_to=added)
     assert read_scores(again).summary.spec.views == 20
+
+
+def test_representations_of_different_sizes_are_not_kept() -> None:
+    small = encoder_of(Function(lambda views: views.mean(dim=(2, 3))))
+    assert len(run(SAMPLES, targets=[small])) == len(SAMPLES)
+    with pytest.raises(SpecError, match="outputs of one size"):
+        run(SAMPLES, targets=[small], keep_representations=True)
 
 
 def test_views_added_later_make_only_the_further_ones() -> None:
