@@ -1,11 +1,11 @@
 """``sslmem verify``: whether a statement, a report, files and scores belong together, and who signed it."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,7 +18,10 @@ from sslmem.gate.report import Report, read_report
 from sslmem.gate.signature import open_statement
 from sslmem.gate.statement import file_digest, read_statement, verify_statement
 from sslmem.policy import load_policy
-from sslmem.roles import roles_digest
+from sslmem.roles import Role, roles_digest
+
+if TYPE_CHECKING:
+    from sslmem.merge import StoredScores
 
 NUM_RERUN = 10
 
@@ -147,41 +150,37 @@ def _verify_scores(report: Report, path: Path, given: _Given, *, again: bool) ->
     from sslmem.merge import read_scores  # noqa: PLC0415  numpy and torch take seconds to load
     from sslmem.rerun import check_evidence, check_samples  # noqa: PLC0415
 
-    case = report.case
     _same_digest(report, "scores", path)
     stored = read_scores(path)
-    said = []
+    said = [f"its evidence follows from {len(stored.rows)} scores"]
+    roles: dict[str, Role] = {}
     if given.roles is not None:
         roles = read_roles_file(given.roles)
-        if roles_digest(roles) != case.files.get("roles"):  # a service's; a gate's own is of the file
+        if roles_digest(roles) != report.case.files.get("roles"):  # a service's; a gate's own is of the file
             _same_digest(report, "roles", given.roles)
         check_samples(report, stored, roles)
         said.append("its scores have the roles' samples")
-    if again:
-        said += _score_again(report, given)
-    else:
-        check_evidence(report, stored)
-    return [f"its evidence follows from {len(stored.rows)} scores", *said]
+    if again and given.data is not None:
+        return [*said, _score_again(report, given, stored, roles, given.data)]
+    check_evidence(report, stored)
+    return said
 
 
-def _score_again(report: Report, given: _Given) -> list[str]:
+def _score_again(report: Report, given: _Given, stored: "StoredScores", roles: Mapping[str, Role], data: Path) -> str:
     from sslmem.datasets.source import open_dataset  # noqa: PLC0415
-    from sslmem.merge import read_scores  # noqa: PLC0415
     from sslmem.rerun import check_evidence, decide_again, load_used, quality_of, rerun  # noqa: PLC0415
     from sslmem.scoring import pick_device  # noqa: PLC0415
 
-    if given.scores is None or given.roles is None or given.data is None:
-        raise AssertionError("what is missing was named before")
-    case, stored, roles = report.case, read_scores(given.scores), read_roles_file(given.roles)
-    if not given.data.is_dir() and "dataset" in case.files:  # of a folder there is none; images have theirs
-        _same_digest(report, "dataset", given.data)
+    case = report.case
+    if not data.is_dir() and "dataset" in case.files:  # of a folder there is none; images have theirs
+        _same_digest(report, "dataset", data)
     device, tensor = pick_device(given.device), stored.summary.spec.representation
     targets = load_used(case, "target", given.targets or (), device, tensor)
     references = load_used(case, "reference", given.references or (), device, tensor)
     names = [row.sample for row in stored.rows]
     number = min(given.number or NUM_RERUN, len(names))
     chosen = list(dict.fromkeys(given.samples or random.SystemRandom().sample(names, number)))
-    with open_dataset(given.data) as dataset:
+    with open_dataset(data) as dataset:
         quality = quality_of(stored, roles, targets, references, dataset, device=device)
         check_evidence(report, stored, roles=roles, quality=quality, dataset=dataset)
         results, rows = rerun(stored, chosen, targets, references, dataset, device=device)
@@ -191,10 +190,10 @@ def _score_again(report: Report, given: _Given) -> list[str]:
         stderr.print(f"{one.sample}: {was}, now {now}: {mark}", highlight=False, soft_wrap=True, markup=False)
     if differing := [one.sample for one in results if not one.agrees]:
         raise StatementError(f"{len(differing)} of {len(results)} scores do not come out again, such as {differing[0]}")
-    if len(results) == len(names):
-        decide_again(report, stored, rows)
-        return ["all of them came out again, and so does the verdict"]
-    return [f"{len(results)} of them came out again"]
+    if len(results) < len(names):
+        return f"{len(results)} of them came out again"
+    decide_again(report, stored, rows)
+    return "all of them came out again, and so does the verdict"
 
 
 def _same_digest(report: Report, what: str, path: Path) -> None:
