@@ -14,6 +14,7 @@ Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", examples=["sha25
 # PostgreSQL keeps any character in text but NUL.
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
 Architecture = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$", examples=["resnet18"])]
+QueueName = Literal["default", "gpu"]
 Method = Annotated[str, Field(max_length=50, pattern=r"^[A-Za-z0-9_.-]+$", examples=["simclr", "dino", "mae"])]
 Channels = Annotated[list[FiniteFloat], Field(min_length=3, max_length=3)]
 PositiveChannels = Annotated[list[Annotated[FiniteFloat, Field(gt=0)]], Field(min_length=3, max_length=3)]
@@ -64,11 +65,12 @@ class DatasetBody(Body):
 
 
 class Resource(BaseModel):
-    """What encoders and datasets share."""
+    """What encoders and datasets share; ``reason`` says why the check does not begin, if it does not."""
 
     id: uuid.UUID
     name: str
     state: Literal["received", "checking", "ready", "refused"]
+    reason: str | None
     failure: Failure | None
     artifact_digest: str
     num_bytes: int
@@ -139,6 +141,7 @@ class AuditBody(Body):
     role_set_id: uuid.UUID
     spec: SpecBody = Field(default_factory=SpecBody)
     priority: int = Field(default=0, ge=-100, le=100, description="Higher goes first.")
+    queue: QueueName = Field(default="default", description="`gpu`: only workers with a GPU may take it.")
     force: bool = Field(default=False, description="Make a new audit even if the same was requested before.")
 
 
@@ -151,15 +154,17 @@ class ProgressOut(BaseModel):
 
 
 class AuditOut(BaseModel):
-    """An audit; ``reason`` says why nothing moves, if nothing does."""
+    """An audit; ``reason`` says why nothing moves, if nothing does; ``deadline_at`` is when it fails if that lasts."""
 
     id: uuid.UUID
     name: str
     state: Literal["queued", "running", "paused", "finalising", "succeeded", "failed", "cancelled"]
     project: str
     priority: int
+    queue: QueueName
     progress: ProgressOut
     reason: str | None
+    deadline_at: datetime | None
     failure: Failure | None
     dataset_id: uuid.UUID
     role_set_id: uuid.UUID
@@ -171,6 +176,21 @@ class AuditOut(BaseModel):
     started_at: datetime | None
     finished_at: datetime | None
     links: dict[str, str]
+
+
+class ChunkOut(BaseModel):
+    """A part of an audit that one worker computes at a time; ``failure`` is of the last try, if that failed."""
+
+    number: int
+    start: int
+    stop: int
+    state: Literal["queued", "running", "done", "failed", "cancelled"]
+    attempts: int
+    samples_done: int
+    worker: str | None
+    lease_expires_at: datetime | None
+    available_at: datetime
+    failure: Failure | None
 
 
 class ScoreOut(BaseModel):
@@ -199,15 +219,21 @@ class ScoreOut(BaseModel):
 
 
 class QueueOut(BaseModel):
-    """What waits for workers, and what they have."""
+    """What waits for the workers of a queue, and what they have.
+
+    Workers with a GPU serve both queues, the others ``default`` alone. ``reason`` says why what waits does not move.
+    """
 
     model_config = ConfigDict(from_attributes=True)
 
+    name: QueueName
     workers_alive: int
+    last_seen_at: datetime | None
     audits_open: int
     chunks_waiting: int
     chunks_running: int
     checks_waiting: int
+    reason: str | None
 
 
 class WorkerOut(BaseModel):
@@ -215,6 +241,7 @@ class WorkerOut(BaseModel):
 
     id: str
     device: str
+    queues: list[QueueName]
     alive: bool
     started_at: datetime
     last_seen_at: datetime

@@ -12,6 +12,7 @@ from models.states import AUDIT_MOVES, CHUNK_MOVES
 
 AUDIT_STATES = tuple(AUDIT_MOVES)
 CHUNK_STATES = tuple(CHUNK_MOVES)
+QUEUES = ("default", "gpu")
 
 
 class Audit(Base):
@@ -20,6 +21,10 @@ class Audit(Base):
     Attributes:
         summary: what was found, once it succeeded; see ``sslmem.report.summary``.
         finalise_attempts: how often a worker began to summarise it.
+        lease_owner: the worker that summarises it now.
+        lease_expires_at: when that worker counts as lost unless it renews.
+        queue: which workers may take its chunks: those with a GPU alone, or all.
+        moved_at: when its state last changed or a chunk of it was done; its deadline counts from then.
         project: whose it is: the name of the token that requested it.
         priority: higher goes first.
         request_digest: of what was asked for, to find the same request again.
@@ -31,6 +36,7 @@ class Audit(Base):
     __tablename__ = "audits"
     __table_args__ = (
         one_of("state", AUDIT_STATES),
+        one_of("queue", QUEUES),
         CheckConstraint("(state = 'succeeded') = (summary IS NOT NULL)", name="summary"),
         CheckConstraint("(state = 'failed') = (failure_code IS NOT NULL)", name="failure"),
         Index("ix_audits_project_claimed_at", "project", "claimed_at"),
@@ -52,6 +58,10 @@ class Audit(Base):
     failure_detail: Mapped[str | None]
     enqueued_at: Mapped[Time | None]
     finalise_attempts: Mapped[int] = mapped_column(default=0, server_default="0")
+    lease_owner: Mapped[str | None]
+    lease_expires_at: Mapped[Time | None]
+    queue: Mapped[str] = mapped_column(default="default", server_default="default")
+    moved_at: Mapped[Now]
     project: Mapped[str] = mapped_column(default="", server_default="")
     priority: Mapped[int] = mapped_column(default=0, server_default="0")
     request_digest: Mapped[str | None] = mapped_column(index=True)

@@ -24,10 +24,10 @@ CHUNK_MOVES: Moves = {
     "cancelled": ("queued",),
 }
 INTAKE_MOVES: Moves = {
-    "received": ("checking",),
+    "received": ("checking", "refused"),  # nobody checked it in time
     "checking": ("ready", "refused", "received"),
     "ready": (),
-    "refused": (),
+    "refused": ("received",),  # registered again after a failure that was not its own
 }
 TABLES: Mapping[str, Moves] = {
     "audits": AUDIT_MOVES,

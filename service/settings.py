@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 GIB = 2**30
+DAY = 24 * 3600
 
 
 class Settings(BaseSettings):
@@ -34,7 +35,7 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=1, le=65535, description="Port that the API listens on.")
     device: str = Field(default="auto", description="Where workers compute: auto, cpu, cuda or cuda:N.")
     batch_size: int | None = Field(default=None, ge=1, description="Samples per batch. Unset: chosen by the worker.")
-    queue: str = Field(default="sslmem", description="Name of the queue, to share a broker.")
+    queue: str = Field(default="sslmem", description="Prefix of the queues' names, to share a broker.")
     lease_seconds: float = Field(
         default=60, gt=0, description="A worker that has not renewed its lease for so long counts as lost."
     )
@@ -42,6 +43,13 @@ class Settings(BaseSettings):
     resend_seconds: float = Field(
         default=20, gt=0, description="After so long without being claimed, work is announced again."
     )
+    stall_seconds: float = Field(
+        default=600, gt=0, description="A worker's process that shows no progress for so long is killed."
+    )
+    waiting_seconds: float = Field(
+        default=7 * DAY, gt=0, description="An audit, encoder or dataset that no worker takes up for so long ends."
+    )
+    paused_seconds: float = Field(default=30 * DAY, gt=0, description="An audit that is paused for so long ends.")
     chunk_seconds: float = Field(default=20, gt=0, description="Computing time that one chunk is planned for.")
     max_attempts: int = Field(default=3, ge=1, description="How often a chunk is tried before its audit fails.")
     max_encoder_bytes: int = Field(default=8 * GIB, ge=1, description="Largest checkpoint accepted.")

@@ -40,14 +40,21 @@ app.add_typer(audits.app, name="audits")
 
 @app.command()
 def workers(url: Url = None, token: Token = None) -> None:
-    """Lists the workers seen in the last week, and how much waits for them."""
+    """Lists the workers seen in the last week."""
     with connect(url, token) as client:
-        print_resources(client.items("/v1/workers"), ("id", "device", "alive", "last_seen_at"))
-        queue = client.get("/v1/queue")
-        print(
-            f"{queue['workers_alive']} alive; waiting: {queue['chunks_waiting']} chunks of {queue['audits_open']} "
-            f"audits, {queue['checks_waiting']} checks; running: {queue['chunks_running']} chunks"
-        )
+        print_resources(client.items("/v1/workers"), ("id", "device", "queues", "alive", "last_seen_at"))
+
+
+@app.command()
+def queues(url: Url = None, token: Token = None) -> None:
+    """Shows how much waits for workers, by queue, and why it does not move if so."""
+    with connect(url, token) as client:
+        for queue in client.items("/v1/queues"):
+            print(
+                f"{queue['name']}: {queue['workers_alive']} alive; waiting: {queue['chunks_waiting']} chunks of "
+                f"{queue['audits_open']} audits, {queue['checks_waiting']} checks; running: {queue['chunks_running']} "
+                f"chunks{'; ' + queue['reason'] if queue['reason'] else ''}"
+            )
 
 
 @app.command()
