@@ -16,7 +16,7 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 from sqlalchemy import func, select, text, update
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from api.main import create_app
 from models.audit import Audit, Chunk, Score
@@ -360,6 +360,21 @@ def test_deleting_meets_claiming(context: Context, database_url: str, both_order
     acts = [within(context, lifecycle.remove_audit, audit.id), within(context, chunks.claim_chunk, chunk.id, "a", 60)]
     assert at_once(database_url, audit.id, *both_orders(acts)) == [None, None]
     assert audits_there(context) == []
+
+
+def test_a_program_that_stops_while_it_has_an_audit_locked_does_not_hold_up_the_others(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit = rows.request_audit(context, 16)
+    plan = rows.claim(context, rows.chunks_of(context, audit.id)[0].id)
+    monkeypatch.setattr("service.audits.LOCK_IDLE_SECONDS", 0.2)
+    frozen = context.sessions()
+    chunks.fail_chunk(frozen, plan, rows.OWNER, code="odd", detail="Something odd.", max_attempts=None)
+    rows.record(context, plan)  # waits for the frozen program's lock, and gets it
+    with pytest.raises(DBAPIError):
+        frozen.commit()
+    frozen.close()
+    assert states(context, audit.id) == ("finalising", ["done"])
 
 
 def test_two_finalisers_make_one_summary(context: Context, database_url: str) -> None:
