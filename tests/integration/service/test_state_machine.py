@@ -14,9 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    Bundle,
     RuleBasedStateMachine,
-    consumes,
     invariant,
     precondition,
     rule,
@@ -99,14 +97,13 @@ CONTEXT: list[Context] = []
 class JobLife(RuleBasedStateMachine):
     """Rules are what people, workers and the sweeper may do at any time; the model says what becomes of it."""
 
-    claims = Bundle("claims")
-
     def __init__(self) -> None:
         super().__init__()
         self.context = CONTEXT[-1]
         self.settings = rows.with_settings(self.context, max_attempts=MAX_ATTEMPTS, resend_seconds=1e-6)
         self.audits: list[ModelAudit] = []
         self.workers = 0
+        self.claims: list[Claim] = []
         with self.context.sessions.begin() as session:
             session.execute(delete(Audit))
         clear(self.context.settings)
@@ -119,6 +116,12 @@ class JobLife(RuleBasedStateMachine):
     def new_owner(self) -> str:
         self.workers += 1
         return f"worker:{self.workers}"
+
+    def worker(self, which: int, late: bool) -> Claim:
+        """One that has its chunk, if any has; or one of all that ever had one."""
+        held = [claim for claim in self.claims if claim.holds]
+        found = held if held and not late else self.claims
+        return found[which % len(found)]
 
     def within(self, act: Any, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
         with self.context.sessions.begin() as session:
@@ -138,13 +141,13 @@ class JobLife(RuleBasedStateMachine):
         highest = max((priority for priority, _ in waiting), default=0)
         return {chunk_id for priority, chunk_id in waiting if priority == highest}
 
-    def note_claim(self, plan: ChunkPlan, owner: str) -> Claim:
+    def note_claim(self, plan: ChunkPlan, owner: str) -> None:
         audit = next(audit for audit in self.audits if audit.id == plan.audit_id)
         chunk = next(chunk for chunk in audit.chunks if chunk.id == plan.chunk_id)
         assert (chunk.state, chunk.backs_off) == ("queued", False)
         chunk.state, chunk.owner, chunk.attempts, chunk.num_done = "running", owner, chunk.attempts + 1, 0
         audit.state, audit.started = "running", True
-        return Claim(audit, chunk, plan, owner)
+        self.claims.append(Claim(audit, chunk, plan, owner))
 
     # What people do
 
@@ -218,50 +221,50 @@ class JobLife(RuleBasedStateMachine):
 
     # What workers do
 
-    @rule(target=claims)
-    def take_a_message(self) -> Any:  # noqa: ANN401  a claim, or none
+    @rule()
+    def take_a_message(self) -> None:
         """A worker takes a message from the real queue and does what it says."""
         message = take(self.context.settings, 0.01)
         if message is None or message[0] != SCORE_CHUNK:
             if message is not None and message[0] == FINALISE_AUDIT:
                 self.finalise_by(uuid.UUID(message[1]))
-            return None
-        return self.claim_whatever_is_next(uuid.UUID(message[1]))
+            return
+        self.claim_whatever_is_next(uuid.UUID(message[1]))
 
-    def claim_whatever_is_next(self, announced: uuid.UUID) -> Claim | None:
+    def claim_whatever_is_next(self, announced: uuid.UUID) -> None:
         owner, possible = self.new_owner(), self.claimable()
         plan = claim_next(self.context.sessions, announced, owner, 60)
         assert (plan is None) == (not possible)
-        if plan is None:
-            return None
-        assert plan.chunk_id in possible
-        return self.note_claim(plan, owner)
+        if plan is not None:
+            assert plan.chunk_id in possible
+            self.note_claim(plan, owner)
 
     @precondition(lambda self: self.audits)
-    @rule(target=claims, number=st.integers(0, 2), which=st.integers(0, 2))
-    def claim(self, number: int, which: int) -> Any:  # noqa: ANN401
+    @rule(number=st.integers(0, 2), which=st.integers(0, 2))
+    def claim(self, number: int, which: int) -> None:
         """A doubled or late message, for any chunk in any state."""
         audit = self.pick(number)
         chunk, owner = audit.chunks[which % len(audit.chunks)], self.new_owner()
         plan = self.within(chunks.claim_chunk, chunk.id, owner, 60)
         to_be_had = audit.state in ("queued", "running") and chunk.state == "queued" and not chunk.backs_off
         assert (plan is not None) == to_be_had
-        return None if plan is None else self.note_claim(plan, owner)
+        if plan is not None:
+            self.note_claim(plan, owner)
 
-    @rule(claim=claims, num_done=st.integers(0, CHUNK))
-    def renew(self, claim: Claim | None, num_done: int) -> None:
-        if claim is None:
-            return
+    @precondition(lambda self: self.claims)
+    @rule(which=st.integers(0, 9), late=st.sampled_from((False, False, True)), num_done=st.integers(0, CHUNK))
+    def renew(self, which: int, late: bool, num_done: int) -> None:
+        claim = self.worker(which, late)
         kept = self.within(jobs.renew, Chunk, claim.chunk.id, claim.owner, 60, num_done=num_done)
         assert kept == claim.holds
         if kept:
             claim.chunk.num_done = num_done
 
-    @rule(claim=claims)
-    def record(self, claim: Claim | None) -> None:
+    @precondition(lambda self: self.claims)
+    @rule(which=st.integers(0, 9), late=st.sampled_from((False, False, True)))
+    def record(self, which: int, late: bool) -> None:
         """Also by workers that lost their chunk long ago, and by those that recorded it already."""
-        if claim is None:
-            return
+        claim = self.worker(which, late)
         if not claim.holds:
             with pytest.raises(LeaseLost):
                 rows.record(self.context, claim.plan, claim.owner)
@@ -273,10 +276,10 @@ class JobLife(RuleBasedStateMachine):
         if last:
             audit.state = "finalising"
 
-    @rule(claim=consumes(claims), passes=st.booleans())
-    def fail(self, claim: Claim | None, passes: bool) -> None:
-        if claim is None:
-            return
+    @precondition(lambda self: self.claims)
+    @rule(which=st.integers(0, 9), late=st.sampled_from((False, False, True)), passes=st.booleans())
+    def fail(self, which: int, late: bool, passes: bool) -> None:
+        claim = self.worker(which, late)
         attempts = MAX_ATTEMPTS if passes else None
         named = {"code": "odd", "detail": "Something odd.", "max_attempts": attempts}
         if not claim.holds:
@@ -292,10 +295,10 @@ class JobLife(RuleBasedStateMachine):
             chunk.state = "failed"
             audit.end("failed", "odd")
 
-    @rule(claim=consumes(claims))
-    def hand_back(self, claim: Claim | None) -> None:
-        if claim is None:
-            return
+    @precondition(lambda self: self.claims)
+    @rule(which=st.integers(0, 9), late=st.sampled_from((False, False, True)))
+    def hand_back(self, which: int, late: bool) -> None:
+        claim = self.worker(which, late)
         if not claim.holds:
             with pytest.raises(LeaseLost):
                 self.within(chunks.hand_back, claim.plan, claim.owner)
@@ -328,11 +331,11 @@ class JobLife(RuleBasedStateMachine):
 
     # What time does
 
-    @rule(claim=claims)
-    def lease_runs_out(self, claim: Claim | None) -> None:
+    @precondition(lambda self: any(claim.holds for claim in self.claims))
+    @rule(which=st.integers(0, 9))
+    def lease_runs_out(self, which: int) -> None:
         """A worker is silent for too long, and the sweeper looks."""
-        if claim is None or not claim.holds:
-            return
+        claim = self.worker(which, late=False)
         past = func.clock_timestamp() - jobs.seconds(1)
         self.within(lambda session: session.execute(
             update(Chunk).where(Chunk.id == claim.chunk.id).values(lease_expires_at=past)
