@@ -118,9 +118,10 @@ class JobLife(RuleBasedStateMachine):
         return f"worker:{self.workers}"
 
     def worker(self, which: int, late: bool) -> Claim:
-        """One that has its chunk, if any has; or one of all that ever had one."""
+        """One that has its chunk; or, late, one whose chunk another has; or any that ever had one."""
         held = [claim for claim in self.claims if claim.holds]
-        found = held if held and not late else self.claims
+        replaced = [claim for claim in self.claims if not claim.holds and claim.chunk.state == "running"]
+        found = (replaced if late else held) or self.claims
         return found[which % len(found)]
 
     def within(self, act: Any, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
@@ -244,7 +245,10 @@ class JobLife(RuleBasedStateMachine):
     def claim(self, number: int, which: int) -> None:
         """A doubled or late message, for any chunk in any state."""
         audit = self.pick(number)
-        chunk, owner = audit.chunks[which % len(audit.chunks)], self.new_owner()
+        self.try_to_claim(audit, audit.chunks[which % len(audit.chunks)])
+
+    def try_to_claim(self, audit: ModelAudit, chunk: ModelChunk) -> None:
+        owner = self.new_owner()
         plan = self.within(chunks.claim_chunk, chunk.id, owner, 60)
         to_be_had = audit.state in ("queued", "running") and chunk.state == "queued" and not chunk.backs_off
         assert (plan is not None) == to_be_had
@@ -335,7 +339,17 @@ class JobLife(RuleBasedStateMachine):
     @rule(which=st.integers(0, 9))
     def lease_runs_out(self, which: int) -> None:
         """A worker is silent for too long, and the sweeper looks."""
+        self.expire(self.worker(which, late=False))
+
+    @precondition(lambda self: any(claim.holds for claim in self.claims))
+    @rule(which=st.integers(0, 9))
+    def another_takes_over(self, which: int) -> None:
+        """The lease runs out, and another worker has the chunk before the first one comes back."""
         claim = self.worker(which, late=False)
+        self.expire(claim)
+        self.try_to_claim(claim.audit, claim.chunk)
+
+    def expire(self, claim: Claim) -> None:
         past = func.clock_timestamp() - jobs.seconds(1)
         self.within(lambda session: session.execute(
             update(Chunk).where(Chunk.id == claim.chunk.id).values(lease_expires_at=past)
