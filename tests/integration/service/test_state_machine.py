@@ -344,10 +344,14 @@ class JobLife(RuleBasedStateMachine):
     @precondition(lambda self: any(claim.holds for claim in self.claims))
     @rule(which=st.integers(0, 9))
     def another_takes_over(self, which: int) -> None:
-        """The lease runs out, and another worker has the chunk before the first one comes back."""
+        """The lease runs out, another worker has the chunk, and then the first one comes back."""
         claim = self.worker(which, late=False)
         self.expire(claim)
         self.try_to_claim(claim.audit, claim.chunk)
+        with pytest.raises(LeaseLost):
+            rows.record(self.context, claim.plan, claim.owner)
+        with pytest.raises(LeaseLost):
+            self.within(chunks.hand_back, claim.plan, claim.owner)
 
     def expire(self, claim: Claim) -> None:
         past = func.clock_timestamp() - jobs.seconds(1)
