@@ -24,6 +24,9 @@ from sslmem.spec import COMPAT_FIELDS, ScoreSpec
 
 MIN_CHUNK, MAX_CHUNK = 16, 50_000
 FIRST_MESSAGES = 64
+# Whoever has an audit locked computes nothing meanwhile. A program that stops there for so long, frozen or swapped out,
+# loses its transaction, so that it does not hold up the audit's other workers and the sweeper.
+LOCK_IDLE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,8 @@ def get_audit(session: Session, audit_id: uuid.UUID) -> Audit:
 
 def lock_audit(session: Session, audit_id: uuid.UUID) -> Audit | None:
     """Returns an audit locked until the transaction ends. Always taken before its chunks, so nothing deadlocks."""
+    limit = f"{LOCK_IDLE_SECONDS * 1000:.0f}ms"
+    session.execute(select(func.set_config("idle_in_transaction_session_timeout", limit, True)))
     return session.get(Audit, audit_id, with_for_update={"key_share": True}, populate_existing=True)
 
 
