@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from api.schemas import AuditOut, DatasetOut, EncoderOut, Failure, ProgressOut, RoleSetOut, WorkerOut
+from api.schemas import AuditOut, DatasetOut, EncoderOut, EventOut, Failure, ProgressOut, RoleSetOut, WorkerOut
 from models.audit import Audit
 from models.dataset import Dataset, RoleSet
 from models.encoder import Encoder
+from models.event import AuditEvent
 from models.operations import Worker
 from service.audits import Progress
 
@@ -93,12 +94,18 @@ def audit_out(
         finished_at=row.finished_at,
         links={
             "self": here,
+            "events": f"{here}/events",
             "summary": f"{here}/summary",
             "evidence": f"{here}/evidence",
             "scores": f"{here}/scores",
             "report": f"{here}/report",
         },
     )
+
+
+def event_out(row: AuditEvent) -> EventOut:
+    """An event."""
+    return EventOut.model_validate(row)
 
 
 def worker_out(row: Worker, *, alive: bool) -> WorkerOut:

@@ -224,6 +224,7 @@ def hand_back(session: Session, plan: ChunkPlan, owner: str) -> None:
     Raises:
         LeaseLost: the chunk is no longer this worker's.
     """
+    lock_audit(session, plan.audit_id)
     jobs.hand_back(session, Chunk, plan.chunk_id, owner, num_done=0)
 
 

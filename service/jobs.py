@@ -10,8 +10,9 @@ from sqlalchemy.orm import Session
 from models.audit import Chunk
 from models.dataset import Dataset
 from models.encoder import Encoder
+from models.webhook import WebhookDelivery
 
-JobModel = type[Encoder] | type[Dataset] | type[Chunk]
+JobModel = type[Encoder] | type[Dataset] | type[Chunk] | type[WebhookDelivery]
 
 BACK_OFF_SECONDS = 5
 
@@ -29,6 +30,7 @@ STATES: dict[JobModel, States] = {
     Encoder: States("received", "checking", "refused"),
     Dataset: States("received", "checking", "refused"),
     Chunk: States("queued", "running", "failed"),
+    WebhookDelivery: States("waiting", "sending", "failed"),
 }
 
 
