@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import delete, exists, func, select, update
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session, aliased
 
 from models.webhook import Webhook, WebhookAttempt, WebhookDelivery
@@ -57,7 +58,7 @@ def claim_due(session: Session, owner: str, lease_seconds: float, limit: int) ->
         select(WebhookDelivery.id, WebhookDelivery.available_at)
         .where(WebhookDelivery.state == "waiting", WebhookDelivery.available_at <= now)
         .where(~exists().where(busy.webhook_id == WebhookDelivery.webhook_id, busy.state == "sending"))
-        .distinct(WebhookDelivery.webhook_id)
+        .ext(postgresql.distinct_on(WebhookDelivery.webhook_id))
         .order_by(WebhookDelivery.webhook_id, WebhookDelivery.available_at)
         .subquery()
     )

@@ -2,7 +2,6 @@
 
 import asyncio
 import ipaddress
-import json
 import socket
 import ssl
 import threading
@@ -27,6 +26,7 @@ from service import deliveries, webhooks
 from service.addresses import Allowed, check_url, is_public
 from service.context import Context
 from service.errors import InvalidRequest
+from service.jobs import LeaseLost
 from service.outgoing import AddressRefused, post
 from tests.support import rows
 from tests.support.waiting import eventually
@@ -130,7 +130,8 @@ def attempts(context: Context) -> list[tuple[int | None, str | None]]:
         return [(attempt.status, attempt.error) for attempt in found]
 
 
-def test_end_of_an_audit_is_told_signed_and_once(quick: Context, receiver: Receiver, delivering: None) -> None:
+@pytest.mark.usefixtures("delivering")
+def test_end_of_an_audit_is_told_signed_and_once(quick: Context, receiver: Receiver) -> None:
     webhook = add(quick, receiver.url)
     add(quick, receiver.url, project="another")
     audit = rows.succeeded_audit(quick)
@@ -144,7 +145,8 @@ def test_end_of_an_audit_is_told_signed_and_once(quick: Context, receiver: Recei
         Verifier(webhook.secret).verify(body.replace(b"succeeded", b"cancelled"), headers)
 
 
-def test_receiver_that_recovers_gets_it_with_the_same_id(quick: Context, receiver: Receiver, delivering: None) -> None:
+@pytest.mark.usefixtures("delivering")
+def test_receiver_that_recovers_gets_it_with_the_same_id(quick: Context, receiver: Receiver) -> None:
     receiver.statuses = [500, 302, 204]
     receiver.location = receiver.url + "/elsewhere"
     add(quick, receiver.url)
@@ -154,7 +156,8 @@ def test_receiver_that_recovers_gets_it_with_the_same_id(quick: Context, receive
     assert [status for status, _ in attempts(quick)] == [500, 302, 204]
 
 
-def test_tries_are_bounded(quick: Context, receiver: Receiver, delivering: None) -> None:
+@pytest.mark.usefixtures("delivering")
+def test_tries_are_bounded(quick: Context, receiver: Receiver) -> None:
     receiver.statuses = [500]
     add(quick, receiver.url)
     rows.fail_first_chunk(quick, rows.request_audit(quick).id)
@@ -162,7 +165,8 @@ def test_tries_are_bounded(quick: Context, receiver: Receiver, delivering: None)
     assert (len(receiver.came), delivery.attempts) == (3, 3)
 
 
-def test_receiver_that_is_gone_is_not_called_again(quick: Context, receiver: Receiver, delivering: None) -> None:
+@pytest.mark.usefixtures("delivering")
+def test_receiver_that_is_gone_is_not_called_again(quick: Context, receiver: Receiver) -> None:
     receiver.statuses = [410]
     webhook = add(quick, receiver.url)
     rows.fail_first_chunk(quick, rows.request_audit(quick).id)
@@ -173,9 +177,8 @@ def test_receiver_that_is_gone_is_not_called_again(quick: Context, receiver: Rec
         assert len(list(session.scalars(select(WebhookDelivery)))) == 1
 
 
-def test_receiver_that_hangs_costs_its_time_and_holds_up_no_other(
-    quick: Context, receiver: Receiver, delivering: None
-) -> None:
+@pytest.mark.usefixtures("delivering")
+def test_receiver_that_hangs_costs_its_time_and_holds_up_no_other(quick: Context, receiver: Receiver) -> None:
     with receiving(Receiver(pause=threading.Event())) as silent:
         add(quick, silent.url)
         add(quick, receiver.url)
@@ -194,7 +197,7 @@ def test_sender_that_is_lost_is_followed_by_another(quick: Context, receiver: Re
         assert list(deliveries.tidy(session, quick.settings)) == [lost.delivery_id]
         (again,) = deliveries.claim_due(session, "next", 60, 10)
     assert (again.delivery_id, again.number) == (lost.delivery_id, 2)
-    with pytest.raises(deliveries.jobs.LeaseLost), quick.sessions.begin() as session:
+    with pytest.raises(LeaseLost), quick.sessions.begin() as session:
         deliveries.settle(session, lost, "lost", quick.settings, status=200, error=None)
 
 
@@ -275,8 +278,8 @@ def test_answer_that_never_ends_is_given_up() -> None:
 
         thread = threading.Thread(target=drip)
         thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
         with pytest.raises(TimeoutError):
-            url = f"http://127.0.0.1:{server.getsockname()[1]}/"
             asyncio.run(post(url, {}, b"{}", allowed=HERE, seconds=0.5))
         thread.join()
 
@@ -299,7 +302,9 @@ def test_url_that_may_not_be_called_is_refused(url: str) -> None:
 def test_inside_address_stays_inside_however_it_is_wrapped(address: ipaddress.IPv4Address) -> None:
     number = int(address)
     if is_public(address):
-        assert address.is_global and not (address.is_multicast or address.is_reserved or address.is_private)
+        assert address.is_global
+        assert not address.is_multicast
+        assert not address.is_reserved
         assert is_public(ipaddress.IPv6Address(int(ipaddress.IPv6Address("64:ff9b::")) | number))
         return
     nat64, teredo = (int(ipaddress.IPv6Address(a)) | number for a in ("64:ff9b::", "2001::"))
@@ -308,8 +313,6 @@ def test_inside_address_stays_inside_however_it_is_wrapped(address: ipaddress.IP
 
 
 def test_secret_is_in_no_representation() -> None:
-    letter = deliveries.Letter(
-        uuid.uuid4(), uuid.uuid4(), 1, "https://x/?password", "whsec_c2VjcmV0", json.dumps({}).encode()
-    )
+    letter = deliveries.Letter(uuid.uuid4(), uuid.uuid4(), 1, "https://x/?password", "whsec_c2VjcmV0", b"{}")
     assert "c2VjcmV0" not in repr(letter)
     assert "password" not in repr(letter)
