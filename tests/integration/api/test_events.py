@@ -179,6 +179,7 @@ def test_stream_stops_looking_when_its_client_has_gone(
             httpx.Client(headers={"Authorization": f"Bearer {token}"}) as client,
             client.stream("GET", f"{url}/v1/audits/{audit.id}/events") as response,
         ):
-            next(response.iter_lines())
+            lines = response.iter_lines()  # the stream ends with its iterator
+            next(lines)
             eventually(lambda: len(looks) > 3)
         eventually(idle)
