@@ -4,10 +4,21 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from api.schemas import AuditOut, ChunkOut, DatasetOut, EncoderOut, Failure, ProgressOut, RoleSetOut, WorkerOut
+from api.schemas import (
+    AuditOut,
+    ChunkOut,
+    DatasetOut,
+    EncoderOut,
+    EventOut,
+    Failure,
+    ProgressOut,
+    RoleSetOut,
+    WorkerOut,
+)
 from models.audit import Audit, Chunk
 from models.dataset import Dataset, RoleSet
 from models.encoder import Encoder
+from models.event import AuditEvent
 from models.operations import Worker
 from service.audits import Progress
 
@@ -101,6 +112,7 @@ def audit_out(
         finished_at=row.finished_at,
         links={
             "self": here,
+            "events": f"{here}/events",
             "summary": f"{here}/summary",
             "evidence": f"{here}/evidence",
             "chunks": f"{here}/chunks",
@@ -124,6 +136,11 @@ def chunk_out(row: Chunk) -> ChunkOut:
         available_at=row.available_at,
         failure=_failure(row, failed=row.failure_code is not None),
     )
+
+
+def event_out(row: AuditEvent) -> EventOut:
+    """An event."""
+    return EventOut.model_validate(row)
 
 
 def worker_out(row: Worker, *, alive: bool) -> WorkerOut:

@@ -20,6 +20,9 @@ Channels = Annotated[list[FiniteFloat], Field(min_length=3, max_length=3)]
 PositiveChannels = Annotated[list[Annotated[FiniteFloat, Field(gt=0)]], Field(min_length=3, max_length=3)]
 
 
+WebhookEvent = Literal["audit.succeeded", "audit.failed", "audit.cancelled"]
+
+
 class Body(BaseModel):
     """Root of the request bodies: unknown fields are errors."""
 
@@ -216,6 +219,66 @@ class ScoreOut(BaseModel):
     reference_spread: float | None
     num_views: int | None
     skipped: str | None
+
+
+class EventOut(BaseModel):
+    """What happened to an audit; ``type`` is audit. or chunk. and the state moved to."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    number: int
+    type: str
+    created_at: datetime
+    data: dict[str, Any]
+
+
+class WebhookBody(Body):
+    """Adds a webhook."""
+
+    url: str = Field(max_length=2000, description="https, at a public address.", examples=["https://hooks.example/x"])
+    events: list[WebhookEvent] = Field(default=["audit.succeeded", "audit.failed", "audit.cancelled"], min_length=1)
+
+
+class WebhookOut(BaseModel):
+    """A webhook, without its secret."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: uuid.UUID
+    url: str
+    events: list[str]
+    created_at: datetime
+    disabled_at: datetime | None
+
+
+class NewWebhook(WebhookOut):
+    """A webhook that was just added, with the secret that it verifies deliveries with; it is not shown again."""
+
+    secret: str
+
+
+class AttemptOut(BaseModel):
+    """One attempt to deliver; neither status nor error while it is under way."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    number: int
+    started_at: datetime
+    ended_at: datetime | None
+    status: int | None
+    error: str | None
+
+
+class DeliveryOut(BaseModel):
+    """What is or was delivered to a webhook."""
+
+    id: uuid.UUID
+    type: str
+    state: Literal["waiting", "sending", "delivered", "failed"]
+    payload: dict[str, Any]
+    created_at: datetime
+    next_attempt_at: datetime | None
+    attempts: list[AttemptOut]
 
 
 class QueueOut(BaseModel):

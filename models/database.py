@@ -5,7 +5,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session, sessionmaker
 
-from models import audit, dataset, encoder, operations  # noqa: F401  registers the tables
+from models import audit, dataset, encoder, event, operations, webhook  # noqa: F401  registers the tables
 from models.base import Base
 
 SessionFactory = sessionmaker[Session]
@@ -37,6 +37,7 @@ def create_database_engine(url: str, *, pool_size: int = 10) -> Engine:
     return create_engine(
         parsed.set(drivername="postgresql+psycopg"),
         pool_size=pool_size,
+        hide_parameters=True,  # of statements in error messages: secrets are among them
         pool_pre_ping=True,  # a restarted database costs one reconnect, not one failed request per connection
         connect_args={"connect_timeout": 5, "application_name": "sslmem", **KEEPALIVE, **_options(parsed)},
     )

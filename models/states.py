@@ -29,11 +29,18 @@ INTAKE_MOVES: Moves = {
     "ready": (),
     "refused": ("received",),  # registered again after a failure that was not its own
 }
+DELIVERY_MOVES: Moves = {
+    "waiting": ("sending", "failed"),
+    "sending": ("delivered", "waiting", "failed"),
+    "delivered": ("waiting",),  # delivered again because somebody asked
+    "failed": ("waiting",),
+}
 TABLES: Mapping[str, Moves] = {
     "audits": AUDIT_MOVES,
     "chunks": CHUNK_MOVES,
     "encoders": INTAKE_MOVES,
     "datasets": INTAKE_MOVES,
+    "webhook_deliveries": DELIVERY_MOVES,
 }
 ENDED = ("succeeded", "failed", "cancelled")  # an audit that does not move unless somebody asks for it
 

@@ -237,13 +237,16 @@ def fail_chunk(
         states.fail(session, audit, code, detail)
 
 
-def hand_back(session: Session, plan: ChunkPlan, owner: str) -> None:
+def hand_back(session: Session, chunk_id: uuid.UUID, owner: str) -> None:
     """Gives a chunk up unharmed, when the worker is asked to stop; the attempt does not count.
 
     Raises:
         LeaseLost: the chunk is no longer this worker's.
     """
-    jobs.hand_back(session, Chunk, plan.chunk_id, owner, num_done=0)
+    audit_id = session.scalar(select(Chunk.audit_id).where(Chunk.id == chunk_id))
+    if audit_id is None or lock_audit(session, audit_id) is None:
+        raise LeaseLost
+    jobs.hand_back(session, Chunk, chunk_id, owner, num_done=0)
 
 
 def begin_finalising(session: Session, audit_id: uuid.UUID, owner: str, lease_seconds: float) -> bool:

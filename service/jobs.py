@@ -10,8 +10,9 @@ from sqlalchemy.orm import Session
 from models.audit import Audit, Chunk
 from models.dataset import Dataset
 from models.encoder import Encoder
+from models.webhook import WebhookDelivery
 
-JobModel = type[Encoder] | type[Dataset] | type[Chunk]
+JobModel = type[Encoder] | type[Dataset] | type[Chunk] | type[WebhookDelivery]
 LeasedModel = JobModel | type[Audit]  # an audit is leased while it is summarised
 
 BACK_OFF_SECONDS = 5
@@ -31,6 +32,7 @@ STATES: dict[LeasedModel, States] = {
     Dataset: States("received", "checking", "refused"),
     Chunk: States("queued", "running", "failed"),
     Audit: States("finalising", "finalising", "failed"),
+    WebhookDelivery: States("waiting", "sending", "failed"),
 }
 
 
@@ -78,7 +80,7 @@ def renew(
     return session.scalar(statement) is not None
 
 
-def leave(session: Session, model: JobModel, row_id: uuid.UUID, owner: str, state: str, **values: Any) -> None:  # noqa: ANN401
+def leave(session: Session, model: LeasedModel, row_id: uuid.UUID, owner: str, state: str, **values: Any) -> None:  # noqa: ANN401
     """Moves a row of the owner's to another state and gives the lease up.
 
     Raises:
@@ -94,7 +96,7 @@ def leave(session: Session, model: JobModel, row_id: uuid.UUID, owner: str, stat
         raise LeaseLost
 
 
-def hand_back(session: Session, model: JobModel, row_id: uuid.UUID, owner: str, **values: Any) -> None:  # noqa: ANN401
+def hand_back(session: Session, model: LeasedModel, row_id: uuid.UUID, owner: str, **values: Any) -> None:  # noqa: ANN401
     """Gives a row up unharmed, when the worker is asked to stop; the attempt does not count.
 
     Raises:

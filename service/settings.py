@@ -55,6 +55,16 @@ class Settings(BaseSettings):
     max_encoder_bytes: int = Field(default=8 * GIB, ge=1, description="Largest checkpoint accepted.")
     max_dataset_bytes: int = Field(default=64 * GIB, ge=1, description="Largest dataset accepted.")
     max_roles_bytes: int = Field(default=GIB, ge=1, description="Largest table of roles accepted.")
+    webhook_allow: str = Field(
+        default="",
+        description="Hosts and networks of one's own that webhooks may call, over http, too, such as "
+        "10.1.0.0/16,hooks.intranet. All others must be public and https.",
+    )
+    webhook_attempts: int = Field(default=9, ge=1, description="How often a delivery to a webhook is tried.")
+    webhook_retry_seconds: float = Field(
+        default=5, gt=0, description="Pause after the first try of a delivery; each next one is four times as long."
+    )
+    webhook_timeout_seconds: float = Field(default=10, gt=0, description="What one try of a delivery may take in all.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="What is logged.")
 
     @property

@@ -12,10 +12,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from models.audit import Chunk
+from models.audit import Audit, Chunk
 from models.database import SessionFactory
-from service import jobs
-from service.chunks import give_up_finalising
+from service import chunks, jobs
 from service.database import Session
 from service.embedded.process import alive
 from service.jobs import LeaseLost
@@ -110,11 +109,12 @@ class Keeper:
 
 
 def _hand_back(session: Session, work: Work) -> None:
-    if work.kind == "Audit":
-        give_up_finalising(session, work.id, work.owner, None)
+    if work.model is Audit:
+        chunks.give_up_finalising(session, work.id, work.owner, None)
+    elif work.model is Chunk:
+        chunks.hand_back(session, work.id, work.owner)
     else:
-        progress = {"num_done": 0} if work.model is Chunk else {}
-        jobs.hand_back(session, work.model, work.id, work.owner, **progress)  # type: ignore[arg-type]
+        jobs.hand_back(session, work.model, work.id, work.owner)
 
 
 def _kill(pid: int) -> None:

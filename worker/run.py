@@ -173,7 +173,7 @@ class Runner:
                 chunks.fail_chunk(session, plan, owner, code=error.code, detail=error.detail, max_attempts=None)
         except (SystemExit, KeyboardInterrupt):
             with self._if_still_ours(Chunk, chunk_id) as session:
-                chunks.hand_back(session, plan, owner)
+                chunks.hand_back(session, chunk_id, owner)
             raise
         except Exception as error:
             logger.exception("chunk %s failed", chunk_id)

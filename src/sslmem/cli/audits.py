@@ -85,6 +85,14 @@ def follow_command(audit_id: UUID, url: Url = None, token: Token = None) -> None
 
 
 @app.command()
+def events(audit_id: UUID, url: Url = None, token: Token = None) -> None:
+    """Shows what has happened to an audit, and what happens until it has ended, as lines of JSON."""
+    with connect(url, token) as client:
+        for event in client.events(str(audit_id)):
+            print(jsonlib.dumps(event), flush=True)
+
+
+@app.command()
 def show(
     audit_id: UUID,
     json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,

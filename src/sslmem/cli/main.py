@@ -7,7 +7,7 @@ from typing import NoReturn
 import typer
 
 from sslmem import __version__
-from sslmem.cli import audits, datasets, encoders
+from sslmem.cli import audits, datasets, encoders, webhooks
 from sslmem.cli.connection import Token, Url, connect
 from sslmem.cli.gate import gate
 from sslmem.cli.merge import merge
@@ -36,6 +36,7 @@ app.command("check-policy")(check_policy)
 app.add_typer(encoders.app, name="encoders")
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(audits.app, name="audits")
+app.add_typer(webhooks.app, name="webhooks")
 
 
 @app.command()

@@ -338,7 +338,7 @@ def test_handing_back_does_not_count_as_an_attempt(context: Context) -> None:
     for _ in range(5):
         plan = rows.claim(context, first.id)
         with context.sessions.begin() as session:
-            chunks.hand_back(session, plan, rows.OWNER)
+            chunks.hand_back(session, plan.chunk_id, rows.OWNER)
     row = rows.chunks_of(context, audit.id)[0]
     assert (row.state, row.attempts, row.lease_owner, row.num_done, row.failure_code) == ("queued", 0, None, 0, None)
     assert try_claim(context, first.id) is not None
@@ -350,7 +350,7 @@ def test_chunk_handed_back_is_announced_by_the_next_sweep(context: Context) -> N
     plan = rows.claim(context, first.id)
     clear(context.settings)
     with context.sessions.begin() as session:
-        chunks.hand_back(session, plan, rows.OWNER)
+        chunks.hand_back(session, plan.chunk_id, rows.OWNER)
     with context.sessions.begin() as session:
         sweep(session, context.queue, context.settings)
     assert messages(context.settings) == [(SCORE_CHUNK, str(first.id))]

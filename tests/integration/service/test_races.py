@@ -32,6 +32,7 @@ from tests.support.live import served
 from tests.support.proxy import Line
 from tests.support.queue import clear, messages
 from tests.support.waiting import eventually
+from worker.board import Board
 from worker.run import Runner
 
 Act = Callable[[], Any]
@@ -145,7 +146,7 @@ def test_commit_of_scores_whose_acknowledgement_is_lost_neither_loses_nor_double
     audit = rows.request_audit(context, 32)
     first, second = rows.chunks_of(context, audit.id)
     with by_line(context.settings, servers) as (settings, line):
-        runner = Runner(settings, "worker:1")
+        runner = Runner(settings, "worker:1", Board())
         monkeypatch.setattr(runner, "_score", lambda plan, _: _scores_before_a_lost_answer(plan, line))
         runner.score_chunk(first.id)
         assert line.swallowed.is_set()
@@ -380,9 +381,9 @@ def test_a_program_that_stops_while_it_has_an_audit_locked_does_not_hold_up_the_
 def test_two_finalisers_make_one_summary(context: Context, database_url: str) -> None:
     audit = rows.request_audit(context, 16)
     rows.score_all(context, audit.id)
-    with context.sessions.begin() as session:
-        chunks.begin_finalising(session, audit.id)
-    outcomes = at_once(database_url, audit.id, *[within(context, chunks.finalise, audit.id)] * 2)
-    assert outcomes == [None, None]
+    begin = within(context, chunks.begin_finalising, audit.id, rows.OWNER, 60)
+    assert sorted(at_once(database_url, audit.id, begin, begin), key=str) == [False, True]
+    outcomes = at_once(database_url, audit.id, *[within(context, chunks.finalise, audit.id, rows.OWNER)] * 2)
+    assert sorted(map(str, outcomes)) == ["", "None"], "the other has lost its lease"
     ended = rows.audit_of(context, audit.id)
     assert (ended.state, ended.finalise_attempts) == ("succeeded", 1)

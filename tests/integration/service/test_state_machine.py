@@ -31,8 +31,9 @@ from service.claims import claim_next
 from service.context import Context
 from service.errors import AuditNotEnded, InvalidMove
 from service.jobs import LeaseLost
+from service.losses import MAX_FINALISE_ATTEMPTS, SILENT
 from service.queue import FINALISE_AUDIT, SCORE_CHUNK
-from service.sweep import LOST, sweep
+from service.sweep import sweep
 from tests.support import rows
 from tests.support.queue import clear, take
 
@@ -65,13 +66,14 @@ class ModelAudit:
     started: bool = False
     failure: str | None = None
     finalise_attempts: int = 0
+    summarised_by: str | None = None
 
     @property
     def ended(self) -> bool:
         return self.state in ENDED
 
     def end(self, state: str, failure: str | None = None) -> None:
-        self.state, self.failure = state, failure
+        self.state, self.failure, self.summarised_by = state, failure, None
         for chunk in self.chunks:
             if chunk.state in ("queued", "running"):
                 chunk.state, chunk.owner = "cancelled", None
@@ -104,6 +106,7 @@ class JobLife(RuleBasedStateMachine):
         self.audits: list[ModelAudit] = []
         self.workers = 0
         self.claims: list[Claim] = []
+        self.summarisers: list[tuple[ModelAudit, str]] = []
         with self.context.sessions.begin() as session:
             session.execute(delete(Audit))
         clear(self.context.settings)
@@ -305,33 +308,63 @@ class JobLife(RuleBasedStateMachine):
         claim = self.worker(which, late)
         if not claim.holds:
             with pytest.raises(LeaseLost):
-                self.within(chunks.hand_back, claim.plan, claim.owner)
+                self.within(chunks.hand_back, claim.chunk.id, claim.owner)
             return
-        self.within(chunks.hand_back, claim.plan, claim.owner)
+        self.within(chunks.hand_back, claim.chunk.id, claim.owner)
         chunk = claim.chunk
         chunk.state, chunk.owner, chunk.num_done, chunk.attempts = "queued", None, 0, chunk.attempts - 1
 
     @precondition(lambda self: self.audits)
-    @rule(number=st.integers(0, 2), dies=st.booleans())
-    def finalise(self, number: int, dies: bool) -> None:
-        self.finalise_by(self.pick(number).id, dies=dies)
+    @rule(number=st.integers(0, 2))
+    def begin_finalising(self, number: int) -> None:
+        """A worker takes an audit to summarise it, by a message that may be doubled or late."""
+        self.finalise_by(self.pick(number).id)
 
-    def finalise_by(self, audit_id: uuid.UUID, *, dies: bool = False) -> None:
-        """A worker summarises an audit, or dies after it began."""
+    def finalise_by(self, audit_id: uuid.UUID) -> None:
+        owner = self.new_owner()
         audit = next((audit for audit in self.audits if audit.id == audit_id), None)
-        begun = self.within(chunks.begin_finalising, audit_id)
-        if audit is None or audit.state != "finalising":
-            assert not begun
+        begun = self.within(chunks.begin_finalising, audit_id, owner, 60)
+        assert begun == (audit is not None and audit.state == "finalising" and audit.summarised_by is None)
+        if audit is not None and begun:
+            audit.finalise_attempts, audit.summarised_by = audit.finalise_attempts + 1, owner
+            self.summarisers.append((audit, owner))
+
+    @precondition(lambda self: self.summarisers)
+    @rule(which=st.integers(0, 9), how=st.sampled_from(("succeeds", "succeeds", "fails", "hands back", "is lost")))
+    def end_finalising(self, which: int, how: str) -> None:
+        """Also by workers that were taken for lost, or whose audit was cancelled meanwhile."""
+        audit, owner = self.summarisers[which % len(self.summarisers)]
+        if how == "is lost":
+            self.summary_lease_runs_out(audit)
             return
-        if audit.finalise_attempts == chunks.MAX_FINALISE_ATTEMPTS:
-            assert not begun
-            audit.end("failed", "finalise-failed")
+        why = "Something odd." if how == "fails" else None
+        act, arguments = (chunks.finalise, ()) if how == "succeeds" else (chunks.give_up_finalising, (why,))
+        if audit.summarised_by != owner:
+            with pytest.raises(LeaseLost):
+                self.within(act, audit.id, owner, *arguments)
             return
-        assert begun
-        audit.finalise_attempts += 1
-        if not dies:
-            self.within(chunks.finalise, audit_id)
+        self.within(act, audit.id, owner, *arguments)
+        audit.summarised_by = None
+        if how == "succeeds":
             audit.state = "succeeded"
+        elif how == "hands back":
+            audit.finalise_attempts -= 1
+        else:
+            self.after_a_failed_summary(audit)
+
+    def summary_lease_runs_out(self, audit: ModelAudit) -> None:
+        if audit.summarised_by is not None:
+            past = func.clock_timestamp() - jobs.seconds(1)
+            self.within(lambda session: session.execute(
+                update(Audit).where(Audit.id == audit.id).values(lease_expires_at=past)
+            ))  # fmt: skip
+            self.look_after()
+            audit.summarised_by = None
+            self.after_a_failed_summary(audit)
+
+    def after_a_failed_summary(self, audit: ModelAudit) -> None:
+        if audit.finalise_attempts == MAX_FINALISE_ATTEMPTS:
+            audit.end("failed", "finalise-failed")
 
     # What time does
 
@@ -351,7 +384,7 @@ class JobLife(RuleBasedStateMachine):
         with pytest.raises(LeaseLost):
             rows.record(self.context, claim.plan, claim.owner)
         with pytest.raises(LeaseLost):
-            self.within(chunks.hand_back, claim.plan, claim.owner)
+            self.within(chunks.hand_back, claim.chunk.id, claim.owner)
 
     def expire(self, claim: Claim) -> None:
         past = func.clock_timestamp() - jobs.seconds(1)
@@ -363,7 +396,7 @@ class JobLife(RuleBasedStateMachine):
         chunk.owner, chunk.num_done = None, 0
         if chunk.attempts >= MAX_ATTEMPTS:
             chunk.state = "failed"
-            claim.audit.end("failed", LOST)
+            claim.audit.end("failed", SILENT.code)
         else:
             chunk.state, chunk.backs_off = "queued", False
 
@@ -417,7 +450,8 @@ class JobLife(RuleBasedStateMachine):
         for audit in self.audits:
             row = found[audit.id]
             assert (row.state, row.failure_code) == (audit.state, audit.failure)
-            assert row.finalise_attempts == audit.finalise_attempts
+            assert (row.finalise_attempts, row.lease_owner) == (audit.finalise_attempts, audit.summarised_by)
+            assert (row.lease_expires_at is None) == (row.lease_owner is None)
             assert (row.finished_at is not None) == audit.ended
             for chunk in audit.chunks:
                 have = chunk_rows[chunk.id]
@@ -463,6 +497,8 @@ class JobLife(RuleBasedStateMachine):
         ))  # fmt: skip
         for chunk in (chunk for audit in self.audits for chunk in audit.chunks if chunk.state == "running"):
             chunk.owner = None
+        for audit in self.audits:
+            self.summary_lease_runs_out(audit)
         self.pauses_end()
         for _ in range(200):
             if not self._open():
@@ -482,8 +518,8 @@ class JobLife(RuleBasedStateMachine):
                 plan = claim_next(self.context.sessions, uuid.UUID(row_id), "last", 60)
                 if plan is not None:
                     rows.record(self.context, plan, "last")
-            elif task == FINALISE_AUDIT and self.within(chunks.begin_finalising, uuid.UUID(row_id)):
-                self.within(chunks.finalise, uuid.UUID(row_id))
+            elif task == FINALISE_AUDIT and self.within(chunks.begin_finalising, uuid.UUID(row_id), "last", 60):
+                self.within(chunks.finalise, uuid.UUID(row_id), "last")
 
 
 @pytest.fixture
