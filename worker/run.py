@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from models.audit import Chunk
 from models.dataset import Dataset
 from models.encoder import Encoder
-from service import chunks, intake, jobs
+from service import chunks, intake, jobs, results
 from service.chunks import ChunkPlan, EncoderFiles, RecordedScore
 from service.claims import claim_next
 from service.context import Context
 from service.database import Session
+from service.errors import ServiceError
 from service.jobs import LeaseLost
 from service.settings import Settings
 from sslmem.errors import SslmemError
@@ -247,6 +248,10 @@ class Runner:
         with sessions.begin() as session:
             chunks.finalise(session, audit_id)
         logger.info("audit %s succeeded", audit_id)
+        try:  # what people ask for next; if it is lost, the first of them waits for it
+            results.evidence_of(sessions, audit_id, confidence=results.CONFIDENCE, fdr=results.FDR)
+        except ServiceError as error:
+            logger.warning("no evidence was kept of audit %s: %s", audit_id, error)
 
     def _task_owner(self) -> str:
         """A new name for each claim: a worker that claims a row again must not pass for its earlier self."""
