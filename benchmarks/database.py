@@ -130,6 +130,8 @@ def commit_against_copy(context: Context, turns: int, count: int) -> dict[str, A
     _record(context, count)
     _bare(context, count, audit.id)
     found = [(_record(context, count), *_bare(context, count, audit.id)) for _ in range(turns)]
+    with context.sessions.begin() as session:
+        session.execute(text("DROP TABLE bare"))
     return {
         "rows_per_chunk": count,
         "turns": turns,
