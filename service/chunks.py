@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
-from sqlalchemy import func, select, update
+from sqlalchemy import exists, func, select, update
 from sqlalchemy.orm import Session
 
 from models.audit import Audit, Chunk
@@ -18,13 +18,18 @@ from service.database import storable
 from service.intake import copy_rows
 from service.jobs import LeaseLost
 from service.losses import give_up_summary
+from service.order import store_order
 from service.queue import FINALISE_AUDIT, SCORE_CHUNK, JobQueue
-from service.results import all_rows
+from service.results import all_columns
 from sslmem.conditions import Conditions
 from sslmem.report.summary import summarize
 from sslmem.spec import ScoreSpec
 
 _AFTER = TypeAdapter(tuple[int])
+SCORE_TYPES = (
+    *("uuid", "int4", "varchar", "varchar", "varchar", "float8", "float8", "float8", "float8", "float8", "varchar"),
+    *("float8[]", "float8[]", "float8", "int4"),
+)
 
 
 @dataclass(frozen=True)
@@ -177,9 +182,9 @@ def record_scores(
             )
             for position, s in enumerate(scores, start=plan.start)
         ),
+        SCORE_TYPES,
     )
-    open_chunks = session.scalar(select(func.count()).where(Chunk.audit_id == plan.audit_id, Chunk.state != "done"))
-    if open_chunks == 0:
+    if not session.scalar(select(exists().where(Chunk.audit_id == plan.audit_id, Chunk.state != "done"))):
         states.move(session, audit, "finalising")
         audit.enqueued_at = func.clock_timestamp()
         queue.send_after_commit(session, FINALISE_AUDIT, audit.id)
@@ -288,8 +293,9 @@ def finalise(session: Session, audit_id: uuid.UUID, owner: str) -> None:
     """
     audit = session.get_one(Audit, audit_id)
     parts = encoders_of(session, audit_id)
+    positions, columns = all_columns(session, audit_id)
     summary = summarize(
-        all_rows(session, audit_id),
+        columns,
         ScoreSpec.model_validate(audit.spec),
         target_digests=[encoder.weights_digest or "" for encoder in parts["target"]],
         reference_digests=[encoder.weights_digest or "" for encoder in parts["reference"]],
@@ -300,5 +306,6 @@ def finalise(session: Session, audit_id: uuid.UUID, owner: str) -> None:
         ],
     )
     held = _held(session, audit_id, owner)
+    store_order(session, audit_id, positions, columns)
     held.summary = summary.model_dump(mode="json")
     states.move(session, held, "succeeded")

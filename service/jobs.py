@@ -80,7 +80,7 @@ def renew(
     return session.scalar(statement) is not None
 
 
-def leave(session: Session, model: LeasedModel, row_id: uuid.UUID, owner: str, state: str, **values: Any) -> None:  # noqa: ANN401
+def leave(session: Session, model: JobModel, row_id: uuid.UUID, owner: str, state: str, **values: Any) -> None:  # noqa: ANN401
     """Moves a row of the owner's to another state and gives the lease up.
 
     Raises:
@@ -96,7 +96,7 @@ def leave(session: Session, model: LeasedModel, row_id: uuid.UUID, owner: str, s
         raise LeaseLost
 
 
-def hand_back(session: Session, model: LeasedModel, row_id: uuid.UUID, owner: str, **values: Any) -> None:  # noqa: ANN401
+def hand_back(session: Session, model: JobModel, row_id: uuid.UUID, owner: str, **values: Any) -> None:  # noqa: ANN401
     """Gives a row up unharmed, when the worker is asked to stop; the attempt does not count.
 
     Raises:

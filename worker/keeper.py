@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from typing import cast
 
 from models.audit import Audit, Chunk
 from models.database import SessionFactory
@@ -114,7 +115,7 @@ def _hand_back(session: Session, work: Work) -> None:
     elif work.model is Chunk:
         chunks.hand_back(session, work.id, work.owner)
     else:
-        jobs.hand_back(session, work.model, work.id, work.owner)
+        jobs.hand_back(session, cast("jobs.JobModel", work.model), work.id, work.owner)
 
 
 def _kill(pid: int) -> None:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from models.audit import QUEUES, Audit, Chunk
 from models.dataset import Dataset
 from models.encoder import Encoder
-from service import chunks, intake, jobs
+from service import chunks, intake, jobs, results
 from service.chunks import ChunkPlan, EncoderFiles, RecordedScore
 from service.claims import claim_next
 from service.context import Context
 from service.database import Session
+from service.errors import ServiceError
 from service.jobs import LeaseLost
 from service.settings import Settings
 from sslmem.errors import SslmemError
@@ -265,6 +266,15 @@ class Runner:
             logger.exception("audit %s was not summarised", audit_id)
             with self._if_still_ours(Audit, audit_id) as session:
                 chunks.give_up_finalising(session, audit_id, owner, f"{type(error).__name__}: {error}")
+        else:
+            self._keep_evidence(audit_id)
+
+    def _keep_evidence(self, audit_id: uuid.UUID) -> None:
+        """What people ask for next; if it is lost, the first of them waits for it."""
+        try:
+            results.evidence_of(self.context.sessions, audit_id, confidence=results.CONFIDENCE, fdr=results.FDR)
+        except ServiceError as error:
+            logger.warning("no evidence was kept of audit %s: %s", audit_id, error)
 
     def _task_owner(self) -> str:
         """A new name for each claim: a worker that claims a row again must not pass for its earlier self."""

@@ -23,7 +23,7 @@ from service.context import Context
 from service.database import Session
 from service.deadlines import deadline_of
 from sslmem.datasets.source import open_dataset
-from sslmem.report.evidence import Evidence, gather_evidence
+from sslmem.report.evidence import Evidence
 from sslmem.report.html import render_report
 from sslmem.report.rows import CSV_COLUMNS, Scales, values_of
 from sslmem.report.summary import Summary
@@ -153,14 +153,13 @@ def get_summary(audit_id: uuid.UUID, session: SessionDep) -> Summary:
 def get_evidence(
     audit_id: uuid.UUID,
     context: ContextDep,
-    confidence: Annotated[float, Query(ge=0.5, lt=1, description="Two-sided level of the intervals.")] = 0.95,
-    fdr: Annotated[float, Query(gt=0, le=0.5, description="False discovery rate of single images.")] = 0.05,
+    confidence: Annotated[
+        float, Query(ge=0.5, lt=1, description="Two-sided level of the intervals.")
+    ] = results.CONFIDENCE,
+    fdr: Annotated[float, Query(gt=0, le=0.5, description="False discovery rate of single images.")] = results.FDR,
 ) -> Evidence:
     """What a release decision about an audit that succeeded may rest on: metrics with intervals, checks, limits."""
-    with context.sessions.begin() as session:
-        summary = results.summary_of(audits.get_audit(session, audit_id))
-        rows = list(results.all_rows(session, audit_id))
-    return gather_evidence(rows, summary, confidence=confidence, fdr=fdr)
+    return results.evidence_of(context.sessions, audit_id, confidence=confidence, fdr=fdr)
 
 
 @router.get("/{audit_id}/scores", responses=problems(400, 404))
