@@ -2,7 +2,7 @@
 
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from models.audit import Audit, AuditEvidence, Score
 from models.database import SessionFactory
+from models.dataset import RoleEntry
 from service.audits import get_audit, lock_audit
 from service.cursors import decode_cursor, encode_cursor
 from service.database import storable
@@ -120,10 +121,9 @@ def page_of_scores(
     if role is not None:
         statement = statement.where(Score.role == role)
     if sort == "sample":
-        statement = statement.order_by(Score.position)
-        if cursor:
-            _, position = decode_cursor(cursor, _AFTER_SAMPLE)
-            statement = statement.where(Score.position > position)
+        after_position = decode_cursor(cursor, _AFTER_SAMPLE)[1] if cursor else -1
+        statement = statement.where(Score.position > after_position).order_by(Score.position)
+        near = None if role is None else _positions_of(session, audit_id, role, after_position, limit + 1)
     else:
         falling, after = sort == "-score", None
         order = (Score.score.desc(), Score.position) if falling else (Score.score.asc(), Score.position.desc())
@@ -137,14 +137,23 @@ def page_of_scores(
             behind = Score.position > position if falling else Score.position < position
             statement = statement.where(or_(beyond, and_(Score.score == score, behind)))
         near = positions_near(session, audit_id, role or ALL, falling=falling, after=after, limit=limit + 1)
-        if near is not None:
-            statement = statement.where(Score.position == any_(literal(near, ARRAY(Integer))))
+    if near is not None:
+        statement = statement.where(Score.position == any_(literal(near, ARRAY(Integer))))
     rows = list(session.scalars(statement.limit(limit + 1)))
     if len(rows) <= limit:
         return Page(rows, None)
     last = rows[limit - 1]
     place = (last.position,) if sort == "sample" else (last.score, last.position)
     return Page(rows[:limit], encode_cursor(sort, *place))
+
+
+def _positions_of(session: Session, audit_id: uuid.UUID, role: str, after: int, limit: int) -> Sequence[int] | None:
+    """Where the next samples of a role are, which the table of roles knows; None while some have no score yet."""
+    audit = get_audit(session, audit_id)
+    if audit.summary is None:
+        return None
+    entries = select(RoleEntry.position).where(RoleEntry.role_set_id == audit.role_set_id, RoleEntry.role == role)
+    return session.scalars(entries.where(RoleEntry.position > after).order_by(RoleEntry.position).limit(limit)).all()
 
 
 def all_rows(session: Session, audit_id: uuid.UUID) -> Iterator[ScoreRow]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 
 from models.audit import Score
 from models.encoder import Encoder
@@ -156,6 +156,23 @@ def test_pages_of_one_role_hold_that_role_only(context: Context) -> None:
         found = walk(context, audit.id, sort, role="candidate")
         assert {row.role for row in found} == {"candidate"}
     assert len(walk(context, audit.id, "sample", role="candidate")) == 25
+
+
+def test_page_of_one_role_by_sample_reads_no_other_roles_scores(context: Context) -> None:
+    """However late in the order that role's samples are."""
+    audit = rows.request_audit(context, 4000, chunk_seconds=3600)
+    rows.score_all(context, audit.id)
+    rows.finalise(context, audit.id)
+    count = text(
+        "SELECT coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) FROM pg_stat_xact_user_tables "
+        "WHERE relname = 'scores'"
+    )
+    with context.sessions.begin() as session:
+        session.execute(text("ANALYZE scores, role_entries, audits"))
+        before = session.scalars(count).one()
+        page = results.page_of_scores(session, audit.id, sort="sample", role="shared", limit=10, cursor=None)
+        assert {row.role for row in page.items} == {"shared"}
+        assert session.scalars(count).one() - before <= 20
 
 
 def test_pages_of_another_audit_are_not_mixed_in(context: Context) -> None:
