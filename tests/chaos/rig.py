@@ -171,7 +171,7 @@ class Rig:
                 if children := self.process(worker).children():
                     return children[0]
             time.sleep(0.02)
-        raise AssertionError(f"{worker} has no child")
+        raise psutil.NoSuchProcess(0, worker, f"{worker} has no child")
 
     def everything(self) -> list[psutil.Process]:
         """All processes, servers included."""
