@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import NamedTuple, Protocol
 
 from sslmem.datasets.window import FREE_BYTES, MAX_RATIO, Window
@@ -88,9 +87,9 @@ def safe_name(name: str) -> str:
     Raises:
         UnsafeArchive: it leaves the archive, or is no path that a file could have.
     """
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name:
+    parts = [part for part in name.split("/") if part not in ("", ".")]  # pathlib would keep each for a while
+    if name.startswith("/") or ".." in parts or "\\" in name:
         raise UnsafeArchive(f"the member {name[:MAX_NAME_BYTES]!r} points outside the archive")
     if "\0" in name or len(name) > MAX_NAME_BYTES:
         raise UnsafeArchive(f"the member {name[:80]!r} has a name that no file can have")
-    return str(path)
+    return "/".join(parts)

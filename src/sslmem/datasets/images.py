@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import PurePosixPath
 from typing import Self
 
 from sslmem.datasets.containers import MAX_IMAGE_BYTES, Container, Member, Place
@@ -19,9 +18,9 @@ MAX_LABEL_BYTES = 200
 NO_CLASSES = frozenset({"train", "training", "test", "val", "valid", "validation", *ROLES})
 
 
-def is_hidden(path: PurePosixPath) -> bool:
+def is_hidden(path: str) -> bool:
     """Whether a file is none of the user's, but of the system's."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
 
 
 class Listing:
@@ -43,14 +42,15 @@ class Listing:
         for number, (prefix, container) in enumerate(containers):
             sharded = isinstance(container, TarArchive)
             for member in container.members():
-                path = PurePosixPath(member.name)
+                path = member.name
                 if is_hidden(path):
                     continue
-                if path.suffix.lower() in SUFFIXES:
+                suffix = path[path.rfind(".") :].lower()
+                if suffix in SUFFIXES:
                     _check(member, container)
                     key = _key(path) if sharded else None
-                    yield Found(prefix + member.name, _folder_label(path), key, number, member.place)
-                elif sharded and path.suffix == ".cls" and member.place.num_bytes <= MAX_LABEL_BYTES:
+                    yield Found(prefix + path, _folder_label(path), key, number, member.place)
+                elif sharded and suffix == ".cls" and member.place.num_bytes <= MAX_LABEL_BYTES:
                     self.has_labels = True
                     text = container.read(member.place).decode("utf-8", "replace").replace("\0", "\ufffd").strip()
                     self._labels.append((number, _key(path), text))
@@ -68,13 +68,14 @@ def _check(member: Member, container: Container) -> None:
         check_packing(place)
 
 
-def _key(path: PurePosixPath) -> str:
+def _key(path: str) -> str:
     """What the files of one WebDataset sample share: the path up to the first dot of the file's name."""
-    return str(path.with_name(path.name.partition(".")[0] or path.name))
+    folder, slash, name = path.rpartition("/")
+    return f"{folder}{slash}{name.partition('.')[0]}"
 
 
-def _folder_label(path: PurePosixPath) -> str | None:
-    folder = path.parent.name
+def _folder_label(path: str) -> str | None:
+    folder = path.rpartition("/")[0].rpartition("/")[2]
     return folder if folder and folder.lower() not in NO_CLASSES else None
 
 
