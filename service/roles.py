@@ -1,7 +1,11 @@
 """Tables of roles: registered once for a dataset, used by any number of audits."""
 
 import uuid
+from bisect import bisect_left
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy import select
 from sqlalchemy.dialects import postgresql
@@ -13,8 +17,30 @@ from service.errors import RoleSetNotFound
 from sslmem.roles import match_roles, read_roles, roles_digest
 
 
-def register_roles(session: Session, dataset_id: uuid.UUID, text: str, name: str) -> tuple[RoleSet, bool]:
-    """Registers a CSV table of roles.
+class SampleName(NamedTuple):
+    """A sample of a dataset that was checked."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The samples of a dataset in the order of their paths, to look tables of roles up in."""
+
+    samples: Sequence[SampleName]
+
+    def position(self, path: str) -> int | None:
+        """Where a sample stands; None if there is none."""
+        place = bisect_left(self.samples, (path,))
+        return place if place < len(self.samples) and self.samples[place].path == path else None
+
+    def below(self, folder: str) -> range:
+        """The positions of the samples in a folder or split."""
+        return range(*(bisect_left(self.samples, (f"{folder}{end}",)) for end in ("/", "0")))  # "0" follows "/"
+
+
+def register_roles(session: Session, dataset_id: uuid.UUID, content: str | bytes, name: str) -> tuple[RoleSet, bool]:
+    """Registers a table of roles: CSV, JSON lines or Parquet.
 
     Returns:
         The table, or the one with the same roles that was registered before; and whether it is new.
@@ -26,10 +52,9 @@ def register_roles(session: Session, dataset_id: uuid.UUID, text: str, name: str
     """
     dataset = intake.hold(session, Dataset, dataset_id)
     intake.require_ready(dataset)
-    roles = read_roles(text)
     samples = select(DatasetSample.path, DatasetSample.sample_key).where(DatasetSample.dataset_id == dataset_id)
     keys = dict(session.execute(samples).all())
-    match_roles(roles, set(keys))
+    roles = match_roles(read_roles(content), Listed([SampleName(path) for path in sorted(keys)]))
     entries = sorted(roles.items())
     digest = roles_digest(roles)
     statement = (

@@ -12,7 +12,7 @@ from api.paging import CursorParam, LimitParam, page_of
 from api.polling import WaitParam, poll
 from api.render import dataset_out, role_set_out
 from api.schemas import DatasetBody, DatasetOut, Name, PageOut, RoleSetOut
-from api.upload import raw_body, receive, receive_text
+from api.upload import raw_body, receive, receive_bytes
 from models.dataset import Dataset
 from service import intake, roles
 from service.context import Context
@@ -80,20 +80,21 @@ def delete_dataset(dataset_id: uuid.UUID, context: ContextDep) -> None:
     "/{dataset_id}/roles",
     status_code=201,
     responses=already(RoleSetOut) | problems(400, 404, 409, 413),
-    openapi_extra=raw_body("text/csv"),
+    openapi_extra=raw_body("application/octet-stream"),
 )
 async def register_roles(
     dataset_id: uuid.UUID, request: Request, response: Response, context: ContextDep, name: NameParam = "roles"
 ) -> RoleSetOut:
-    """Registers roles from a CSV with the columns `sample,role`, the sample being its path in the archive.
+    """Registers roles from a table with the columns `sample` and `role`, as CSV, JSON lines or Parquet.
 
-    Roles are shared, candidate, independent and external. The same roles again give 200 and the table there is.
+    A sample is its name in the dataset, a folder such as `shared/`, or a range such as `train/0-39999`. Roles are
+    shared, candidate, independent and external. The same roles again give 200 and the table there is.
     """
-    text = await receive_text(request, context.settings.max_roles_bytes)
+    content = await receive_bytes(request, context.settings.max_roles_bytes)
 
     def register() -> RoleSetOut:
         with context.sessions.begin() as session:
-            role_set, new = roles.register_roles(session, dataset_id, text, name)
+            role_set, new = roles.register_roles(session, dataset_id, content, name)
             response.status_code = 201 if new else 200
             return role_set_out(role_set)
 

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 def score(
     target: Annotated[list[Path], typer.Option(help="Checkpoints of the encoder under audit; several are averaged.")],
     reference: Annotated[list[Path], typer.Option(help="Checkpoints trained alike without the candidates.")],
-    data: Annotated[Path, typer.Option(help="A folder or zip archive of images.")],
+    data: Annotated[Path, typer.Option(help="A folder, archive or file of images; see docs/datasets.md.")],
     out: Annotated[Path, typer.Option(help="The Parquet file to write, one row per sample.")],
-    roles: Annotated[Path | None, typer.Option(help="CSV sample,role; only its samples are scored.")] = None,
+    roles: Annotated[Path | None, typer.Option(help="Table sample,role; only its samples are scored.")] = None,
     architecture: Annotated[str | None, typer.Option(help="Name in torchvision or timm; ResNets are inferred.")] = None,
     method: Annotated[str | None, typer.Option(help="How they were trained: simclr, dino, mae, ...")] = None,
     representation: Annotated[str, typer.Option(help="pooled, cls, mean, tokens, head, layer:NAME, or auto.")] = "auto",
@@ -87,7 +87,7 @@ def score(
 
     with open_dataset(data) as dataset:
         if assignment is not None:
-            match_roles(assignment, {sample.path for sample in dataset.samples})
+            assignment = match_roles(assignment, dataset)
         chosen = pick_device(device)
         fixed = "representation" in fields or compat == "official-code"
 
@@ -201,8 +201,8 @@ def read_roles_file(path: Path) -> dict[str, Role]:
         RolesError: it is not readable, or not usable.
     """
     try:
-        return read_roles(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
+        return read_roles(path.read_bytes())
+    except OSError as error:
         raise RolesError(f"the roles {path} are not readable: {error}") from error
 
 

@@ -88,7 +88,7 @@ def test_faults_of_a_table_are_named(client: TestClient, dataset: Dataset, table
 
 def test_table_that_is_no_utf8_is_refused(client: TestClient, dataset: Dataset) -> None:
     response = client.put(f"/v1/datasets/{dataset.id}/roles", content=b"sample,role\n\xff.png,candidate\n")
-    assert "UTF-8" in problem(response, 400, "invalid-request")["detail"]
+    assert "UTF-8" in problem(response, 400, "roles-invalid")["detail"]
 
 
 def test_field_longer_than_any_path_is_a_clients_mistake(client: TestClient, dataset: Dataset) -> None:
