@@ -62,20 +62,26 @@ def main() -> None:
     """Prints a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--members", type=int, default=1_000_000)
-    parser.add_argument("--step", choices=STEPS)
+    parser.add_argument("--step", choices=("make", *STEPS))
     parser.add_argument("--path", type=Path)
     arguments = parser.parse_args()
     if arguments.step:
-        step(arguments.step, arguments.path)
+        if arguments.step == "make":  # with its own memory, which a child would inherit as its peak
+            make(arguments.path.name, arguments.path, arguments.members)
+            print(json.dumps([0, 0]))
+        else:
+            step(arguments.step, arguments.path)
         return
     print(f"| {arguments.members:,} members | seconds | peak MiB |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for kind in KINDS:
             path = Path(folder) / kind
-            make(kind, path, arguments.members)
-            for name in STEPS:
+            for name in ("make", *STEPS):
                 command = [sys.executable, "-m", "benchmarks.datasets", "--step", name, "--path", str(path)]
+                command += ["--members", str(arguments.members)]
                 seconds, peak = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)  # noqa: S603
+                if name == "make":
+                    continue
                 print(f"| {kind}: {name} | {seconds:.1f} | {peak:.0f} |", flush=True)
             path.unlink()
 
