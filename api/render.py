@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from api.schemas import AuditOut, DatasetOut, EncoderOut, Failure, ProgressOut, RoleSetOut, WorkerOut
+from api.schemas import AuditOut, DatasetOut, EncoderOut, Failure, ProgressOut, RoleSetOut, TwinsOut, WorkerOut
 from models.audit import Audit
 from models.dataset import Dataset, RoleSet
 from models.encoder import Encoder
@@ -48,7 +48,16 @@ def encoder_out(row: Encoder) -> EncoderOut:
 
 def dataset_out(row: Dataset) -> DatasetOut:
     """A dataset."""
-    return DatasetOut(**_resource(row, "datasets"), num_samples=row.num_samples)
+    answer = DatasetOut(
+        **_resource(row, "datasets"),
+        format=row.format,
+        num_samples=row.num_samples,
+        num_skipped=row.num_skipped,
+        num_equal=row.num_equal,
+        labels=row.labels,
+    )
+    answer.links["samples"] = f"{answer.links['self']}/samples"
+    return answer
 
 
 def role_set_out(row: RoleSet) -> RoleSetOut:
@@ -60,6 +69,7 @@ def role_set_out(row: RoleSet) -> RoleSetOut:
         digest=row.digest,
         num_samples=row.num_samples,
         counts=row.counts,
+        twins=None if row.twins is None else [TwinsOut.model_validate(pair) for pair in row.twins],
         created_at=row.created_at,
     )
 

@@ -4,17 +4,21 @@ import uuid
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, cast
 
+import numpy as np
 from sqlalchemy import select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
-from models.dataset import Dataset, DatasetSample, RoleSet
+from models.dataset import Dataset, DatasetSample, RoleEntry, RoleSet
 from service import intake
 from service.errors import RoleSetNotFound
-from sslmem.roles import match_roles, read_roles, roles_digest
+from sslmem.report.twins import Hashes, compare_roles
+from sslmem.roles import Role, match_roles, read_roles, roles_digest
+
+BATCH = 5_000
 
 
 class SampleName(NamedTuple):
@@ -78,7 +82,30 @@ def register_roles(session: Session, dataset_id: uuid.UUID, content: str | bytes
         "role_entries (role_set_id, position, path, sample_key, role)",
         ((role_set_id, position, path, keys[path], role) for position, (path, role) in enumerate(entries)),
     )
-    return session.get_one(RoleSet, role_set_id), True
+    role_set = session.get_one(RoleSet, role_set_id)
+    role_set.twins = _twins(session, role_set)
+    session.flush()
+    return role_set, True
+
+
+def _twins(session: Session, role_set: RoleSet) -> list[dict[str, Any]]:
+    """Equal and alike images across the roles of a table."""
+    here = (DatasetSample.dataset_id == role_set.dataset_id) & (DatasetSample.path == RoleEntry.path)
+    statement = (
+        select(RoleEntry.path, RoleEntry.role, RoleEntry.sample_key, DatasetSample.looks, DatasetSample.skipped)
+        .join(DatasetSample, here)
+        .where(RoleEntry.role_set_id == role_set.id)
+        .order_by(RoleEntry.position)
+        .execution_options(yield_per=BATCH)
+    )
+    paths, roles, keys, looks = list[str](), list[Role](), list[str](), list[Hashes | None]()
+    for path, role, key, looked, skipped in session.execute(statement):
+        paths.append(path)
+        roles.append(cast("Role", role))
+        # What cannot be read has no content to compare, and the key of nothing.
+        keys.append(key if skipped is None else f"{path} is skipped")
+        looks.append(None if looked is None else np.frombuffer(looked, dtype=np.uint64))
+    return [asdict(pair) for pair in compare_roles(paths, roles, keys, looks)]
 
 
 def get_roles(session: Session, dataset_id: uuid.UUID, role_set_id: uuid.UUID) -> RoleSet:

@@ -3,9 +3,9 @@
 import logging
 import tempfile
 import uuid
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from service.jobs import LeaseLost
 from service.settings import Settings
 from sslmem.errors import SslmemError
 from worker.lease import Lease
+from worker.spool import SampleSpool
 
 if TYPE_CHECKING:
     from sslmem.encoders.encoder import Encoder as LoadedEncoder
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 Accept = Callable[[Session, str], None]  # with the session to do it in and the owner of the lease
 
 WARM_ENCODERS = 8
+MAX_LABELS = 10_000
 UNEXPECTED = "internal-error"
 
 
@@ -59,7 +61,7 @@ class Runner:
         self._check(Encoder, encoder_id, self._inspect_encoder)
 
     def check_dataset(self, dataset_id: uuid.UUID) -> None:
-        """Lists and digests the images of an uploaded archive."""
+        """Reads and decodes all images of an uploaded dataset."""
         self._check(Dataset, dataset_id, self._inspect_dataset)
 
     def _check(self, model: intake.IntakeModel, row_id: uuid.UUID, inspect: Callable[[Any, Lease], Accept]) -> None:
@@ -132,14 +134,33 @@ class Runner:
 
     def _inspect_dataset(self, row: Dataset, lease: Lease) -> Accept:
         from sslmem.datasets.source import open_dataset  # noqa: PLC0415
-        from sslmem.scoring import read_samples  # noqa: PLC0415
+        from sslmem.scan import scan  # noqa: PLC0415
 
-        samples = []
-        with open_dataset(self.context.store.path(row.artifact_digest)) as dataset:
-            for sample in read_samples(dataset, [entry.path for entry in dataset.samples]):
+        labels: Counter[str] = Counter()
+        num_skipped = 0
+        with open_dataset(self.context.store.path(row.artifact_digest)) as dataset, ExitStack() as stack:
+            kept = stack.enter_context(SampleSpool())
+            for sample in scan(dataset):
                 lease.check()
-                samples.append((sample.name, sample.key))
-        return lambda session, owner: intake.accept_dataset(session, row.id, owner, samples)
+                skipped = None if sample.skipped is None else sample.skipped.reason
+                looks = None if sample.looks is None else sample.looks.tobytes()
+                kept.append(intake.CheckedSample(sample.name, sample.key, sample.label, skipped, looks))
+                num_skipped += skipped is not None
+                if sample.label is not None and (sample.label in labels or len(labels) < MAX_LABELS):
+                    labels[sample.label] += 1
+            found = {
+                "format": dataset.format,
+                "num_samples": len(dataset.samples),
+                "num_skipped": num_skipped,
+                "labels": dict(labels),
+            }
+            opened = stack.pop_all()
+
+        def accept(session: Session, owner: str) -> None:
+            with opened:
+                intake.accept_dataset(session, row.id, owner, kept, found)
+
+        return accept
 
     def score_chunk(self, chunk_id: uuid.UUID) -> None:
         """Scores the chunk whose turn it is; the message of one only says that there is work.

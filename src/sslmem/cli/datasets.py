@@ -7,9 +7,14 @@ from uuid import UUID
 import typer
 
 from sslmem.cli.connection import Token, Url, connect, folder_size, upload_progress
+from sslmem.cli.inspect_dataset import inspect_dataset
 from sslmem.cli.tables import print_resources
 
-app = typer.Typer(no_args_is_help=True, help="Push, list and delete datasets of a service, and assign roles.")
+app = typer.Typer(
+    no_args_is_help=True, help="Push, list and delete datasets of a service, assign roles; say what a dataset is."
+)
+
+app.command("inspect")(inspect_dataset)
 
 
 @app.command()

@@ -112,6 +112,7 @@ def score(
         fields["representation"] = first.report.representation
         spec = make_spec(**fields, input_size=first.input_size)
         _say_what_is_left_out(dataset, assignment)
+        _say_what_is_alike(dataset, assignment)
         with part_progress() as progress:
             task = progress.add_task("scoring", total=1.0)
             scores = score_dataset(
@@ -171,6 +172,22 @@ def _say_what_is_left_out(dataset: "Dataset", assignment: dict[str, Role] | None
     num = 0 if assignment is None else len(dataset.samples) - len(assignment)
     if num:
         stderr.print(f"{num} samples have no role and are not scored", highlight=False)
+
+
+def _say_what_is_alike(dataset: "Dataset", assignment: dict[str, Role] | None) -> None:
+    """A candidate with a twin among the shared was trained on by both."""
+    from sslmem.scan import twins_across_roles  # noqa: PLC0415
+
+    if assignment is None or len(set(assignment.values())) < 2:
+        return
+    for pair in twins_across_roles(dataset, assignment):
+        one, other = pair.examples[0]
+        stderr.print(
+            f"{pair.role} and {pair.other} are not apart: {pair.num_exact} {pair.role} samples are also {pair.other}, "
+            f"{pair.num_near} look like one, such as {one} and {other}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def make_spec(**fields: Any) -> ScoreSpec:  # noqa: ANN401  the spec checks them
