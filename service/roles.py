@@ -105,7 +105,8 @@ def _twins(session: Session, role_set: RoleSet) -> list[dict[str, Any]]:
         # What cannot be read has no content to compare, and the key of nothing.
         keys.append(key if skipped is None else f"{path} is skipped")
         looks.append(None if looked is None else np.frombuffer(looked, dtype=np.uint64))
-    return [asdict(pair) for pair in compare_roles(paths, roles, keys, looks)]
+    found = compare_roles(paths, roles, keys, looks)
+    return [{**asdict(pair), "examples": [list(names) for names in pair.examples]} for pair in found]
 
 
 def get_roles(session: Session, dataset_id: uuid.UUID, role_set_id: uuid.UUID) -> RoleSet:

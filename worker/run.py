@@ -3,6 +3,7 @@
 import logging
 import tempfile
 import uuid
+import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,6 +25,7 @@ from worker.lease import Lease
 from worker.spool import SampleSpool
 
 if TYPE_CHECKING:
+    from sslmem.datasets.protocol import Dataset as OpenDataset
     from sslmem.encoders.encoder import Encoder as LoadedEncoder
 
 logger = logging.getLogger(__name__)
@@ -42,6 +44,8 @@ class Runner:
         self._settings, self._owner = settings, owner
         self._context: Context | None = None
         self._warm: OrderedDict[EncoderFiles, LoadedEncoder] = OrderedDict()
+        self._dataset: tuple[str, OpenDataset] | None = None
+        self._close_dataset: Callable[[], object] = lambda: None
 
     def open(self) -> None:
         """Connects, in the child: connections do not survive a fork."""
@@ -206,7 +210,6 @@ class Runner:
                 self._check(model, waiting, inspect)
 
     def _score(self, plan: ChunkPlan, lease: Lease) -> list[RecordedScore]:
-        from sslmem.datasets.source import open_dataset  # noqa: PLC0415
         from sslmem.scoring import Scorer, pick_device, read_samples  # noqa: PLC0415
 
         targets, references = ([self._load(files) for files in part] for part in (plan.targets, plan.references))
@@ -214,30 +217,42 @@ class Runner:
         scores: list[RecordedScore] = []
         device, batch_size = pick_device(self._settings.device), self._settings.batch_size
         scorer = Scorer(targets, references, plan.spec, device=device, batch_size=batch_size)
-        with open_dataset(self.context.store.path(plan.dataset_digest)) as dataset:
-            for batch in scorer.score(read_samples(dataset, [path for path, _ in plan.entries])):
-                lease.check()
-                scores += [
-                    RecordedScore(
-                        sample=s.name,
-                        sample_key=s.key,
-                        role=roles[s.name],
-                        score=s.score,
-                        score_bounded=s.score_bounded,
-                        standard_error=s.standard_error,
-                        alignment_target=s.alignment_target,
-                        alignment_reference=s.alignment_reference,
-                        skipped=s.skipped,
-                        alignment_targets=s.alignment_targets,
-                        alignment_references=s.alignment_references,
-                        reference_spread=s.reference_spread,
-                        num_views=s.num_views,
-                    )
-                    for s in batch
-                ]
-                lease.num_done = len(scores)
+        dataset = self._open(plan.dataset_digest)
+        for batch in scorer.score(read_samples(dataset, [path for path, _ in plan.entries])):
+            lease.check()
+            scores += [
+                RecordedScore(
+                    sample=s.name,
+                    sample_key=s.key,
+                    role=roles[s.name],
+                    score=s.score,
+                    score_bounded=s.score_bounded,
+                    standard_error=s.standard_error,
+                    alignment_target=s.alignment_target,
+                    alignment_reference=s.alignment_reference,
+                    skipped=s.skipped,
+                    alignment_targets=s.alignment_targets,
+                    alignment_references=s.alignment_references,
+                    reference_spread=s.reference_spread,
+                    num_views=s.num_views,
+                )
+                for s in batch
+            ]
+            lease.num_done = len(scores)
         lease.conditions = scorer.conditions
         return scores
+
+    def _open(self, digest: str) -> "OpenDataset":
+        """Opens a dataset, or returns it if it was the last one: listing a million images takes half a minute."""
+        from sslmem.datasets.source import open_dataset  # noqa: PLC0415
+
+        if self._dataset is None or self._dataset[0] != digest:
+            self._close_dataset()
+            self._dataset = None
+            dataset = open_dataset(self.context.store.path(digest))
+            self._dataset = (digest, dataset)
+            self._close_dataset = weakref.finalize(self, dataset.close)
+        return self._dataset[1]
 
     def _load(self, files: EncoderFiles) -> "LoadedEncoder":
         """Loads an encoder, or returns it from among the last few used."""
