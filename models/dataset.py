@@ -87,7 +87,7 @@ class RoleEntry(Base):
     """The role of one sample; positions are contiguous, so that a chunk is a range of them."""
 
     __tablename__ = "role_entries"
-    __table_args__ = (one_of("role", ROLES),)
+    __table_args__ = (one_of("role", ROLES), Index("ix_role_entries_role", "role_set_id", "role", "position"))
 
     role_set_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("role_sets.id", ondelete="CASCADE"), primary_key=True)
     position: Mapped[int] = mapped_column(primary_key=True)
