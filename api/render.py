@@ -13,6 +13,7 @@ from api.schemas import (
     Failure,
     ProgressOut,
     RoleSetOut,
+    TwinsOut,
     WorkerOut,
 )
 from models.audit import Audit, Chunk
@@ -61,7 +62,16 @@ def encoder_out(row: Encoder, reason: str | None) -> EncoderOut:
 
 def dataset_out(row: Dataset, reason: str | None) -> DatasetOut:
     """A dataset."""
-    return DatasetOut(**_resource(row, "datasets", reason), num_samples=row.num_samples)
+    answer = DatasetOut(
+        **_resource(row, "datasets", reason),
+        format=row.format,
+        num_samples=row.num_samples,
+        num_skipped=row.num_skipped,
+        num_equal=row.num_equal,
+        labels=row.labels,
+    )
+    answer.links["samples"] = f"{answer.links['self']}/samples"
+    return answer
 
 
 def role_set_out(row: RoleSet) -> RoleSetOut:
@@ -73,6 +83,7 @@ def role_set_out(row: RoleSet) -> RoleSetOut:
         digest=row.digest,
         num_samples=row.num_samples,
         counts=row.counts,
+        twins=None if row.twins is None else [TwinsOut.model_validate(pair) for pair in row.twins],
         created_at=row.created_at,
     )
 

@@ -96,9 +96,37 @@ class EncoderOut(Resource):
 
 
 class DatasetOut(Resource):
-    """A dataset."""
+    """A dataset; what the check found is null until it is ready.
 
+    ``num_skipped`` samples cannot be scored, ``num_equal`` are the same file as another one; ``labels`` counts samples.
+    """
+
+    format: str | None
     num_samples: int | None
+    num_skipped: int | None
+    num_equal: int | None
+    labels: dict[str, int] | None
+
+
+class SampleOut(BaseModel):
+    """A sample of a dataset; ``skipped`` says why it cannot be scored, if so."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    path: str
+    sample_key: str
+    label: str | None
+    skipped: str | None
+
+
+class TwinsOut(BaseModel):
+    """Samples of a role that are the same file as one of another role, or else look like one; a few pairs of them."""
+
+    role: Role
+    other: Role
+    num_exact: int
+    num_near: int
+    examples: list[list[str]]
 
 
 class RoleSetOut(BaseModel):
@@ -110,6 +138,7 @@ class RoleSetOut(BaseModel):
     digest: str
     num_samples: int
     counts: dict[str, int]
+    twins: list[TwinsOut] | None = Field(description="By pair of roles; pairs without any are left out.")
     created_at: datetime
 
 

@@ -1,18 +1,20 @@
 """Encoders and datasets from upload to ready: register, check, refuse, delete."""
 
 import uuid
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple, TypeVar
 
-from sqlalchemy import delete, exists, func, or_, select
+from pydantic import Field, TypeAdapter
+from sqlalchemy import delete, exists, func, or_, select, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
 from models.audit import Audit, AuditEncoder
-from models.dataset import Dataset
+from models.dataset import Dataset, DatasetSample
 from models.encoder import Encoder
 from service import jobs
 from service.artifacts import ArtifactStore
+from service.cursors import decode_cursor, encode_cursor
 from service.database import storable
 from service.errors import DatasetNotFound, EncoderNotFound, InUse, NotReady, ServiceError
 from service.queue import CHECK_DATASET, CHECK_ENCODER, DEFAULT, JobQueue
@@ -33,6 +35,19 @@ SAME = {
     Encoder: ("artifact_digest", "name", "given_architecture", "given_input_size", "mean", "std", "method"),
     Dataset: ("artifact_digest", "name"),
 }
+
+
+class CheckedSample(NamedTuple):
+    """A sample as a worker found it: its label if it has one, why it cannot be scored if so, its perceptual hash."""
+
+    path: str
+    sample_key: str
+    label: str | None = None
+    skipped: str | None = None
+    looks: bytes | None = None
+
+
+_AFTER = TypeAdapter(tuple[Annotated[int, Field(ge=0, lt=2**31)]])
 
 
 def register(
@@ -150,20 +165,57 @@ def accept_encoder(
     jobs.leave(session, Encoder, encoder_id, owner, "ready", failure_code=None, failure_detail=None, **values)
 
 
-def accept_dataset(session: Session, dataset_id: uuid.UUID, owner: str, samples: Sequence[tuple[str, str]]) -> None:
-    """Marks a dataset ready with its samples as (path, sample key), in the order of paths.
+def accept_dataset(
+    session: Session, dataset_id: uuid.UUID, owner: str, samples: Iterable[CheckedSample], found: Mapping[str, Any]
+) -> None:
+    """Marks a dataset ready.
+
+    Args:
+        session: of the transaction.
+        dataset_id: which one.
+        owner: of the lease.
+        samples: in the order of their paths; they go through, and are not kept.
+        found: columns of the dataset.
 
     Raises:
         LeaseLost: it is no longer this worker's.
     """
-    jobs.leave(
-        session, Dataset, dataset_id, owner, "ready", num_samples=len(samples), failure_code=None, failure_detail=None
-    )
+    values = storable(dict(found))
+    jobs.leave(session, Dataset, dataset_id, owner, "ready", failure_code=None, failure_detail=None, **values)
     copy_rows(
         session,
-        "dataset_samples (dataset_id, position, path, sample_key)",
-        ((dataset_id, position, path, key) for position, (path, key) in enumerate(samples)),
+        "dataset_samples (dataset_id, position, path, sample_key, label, skipped, looks)",
+        (
+            (dataset_id, position, s.path, s.sample_key, storable(s.label), storable(s.skipped), s.looks)
+            for position, s in enumerate(samples)
+        ),
     )
+    times = select(func.count().label("times")).where(DatasetSample.dataset_id == dataset_id)
+    times = times.where(DatasetSample.skipped.is_(None)).group_by(DatasetSample.sample_key)
+    several = times.having(func.count() > 1).subquery()
+    num_equal = select(func.coalesce(func.sum(several.c.times), 0)).scalar_subquery()
+    session.execute(update(Dataset).where(Dataset.id == dataset_id).values(num_equal=num_equal))
+
+
+def page_of_samples(
+    session: Session, dataset_id: uuid.UUID, *, skipped: bool, limit: int, cursor: str | None
+) -> tuple[list[DatasetSample], str | None]:
+    """Returns a page of a dataset's samples, or of those that cannot be scored, and the cursor of the next page.
+
+    Raises:
+        DatasetNotFound: there is no such dataset.
+        InvalidRequest: the cursor is not one of this listing's.
+    """
+    get(session, Dataset, dataset_id)
+    statement = select(DatasetSample).where(DatasetSample.dataset_id == dataset_id).order_by(DatasetSample.position)
+    if skipped:
+        statement = statement.where(DatasetSample.skipped.is_not(None))
+    if cursor:
+        statement = statement.where(DatasetSample.position > decode_cursor(cursor, _AFTER)[0])
+    rows = list(session.scalars(statement.limit(limit + 1)))
+    if len(rows) <= limit:
+        return rows, None
+    return rows[:limit], encode_cursor(rows[limit - 1].position)
 
 
 def refuse(session: Session, model: IntakeModel, row_id: uuid.UUID, owner: str, *, code: str, detail: str) -> None:

@@ -3,9 +3,10 @@
 import logging
 import tempfile
 import uuid
-from collections import OrderedDict
+import weakref
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,10 @@ from service.settings import Settings
 from sslmem.errors import SslmemError
 from worker.board import Board
 from worker.lease import Lease
+from worker.spool import SampleSpool
 
 if TYPE_CHECKING:
+    from sslmem.datasets.protocol import Dataset as OpenDataset
     from sslmem.encoders.encoder import Encoder as LoadedEncoder
 
 logger = logging.getLogger(__name__)
@@ -32,6 +35,7 @@ logger = logging.getLogger(__name__)
 Accept = Callable[[Session, str], None]  # with the session to do it in and the owner of the lease
 
 WARM_ENCODERS = 8
+MAX_LABELS = 10_000
 UNEXPECTED = "internal-error"
 
 
@@ -49,6 +53,8 @@ class Runner:
         self._settings, self._owner, self._board, self._queues = settings, owner, board, queues
         self._context: Context | None = None
         self._warm: OrderedDict[EncoderFiles, LoadedEncoder] = OrderedDict()
+        self._dataset: tuple[str, OpenDataset] | None = None
+        self._close_dataset: Callable[[], object] = lambda: None
 
     def open(self) -> None:
         """Connects, in the child: connections do not survive a fork."""
@@ -68,7 +74,7 @@ class Runner:
         self._check(Encoder, encoder_id, self._inspect_encoder)
 
     def check_dataset(self, dataset_id: uuid.UUID) -> None:
-        """Lists and digests the images of an uploaded archive."""
+        """Reads and decodes all images of an uploaded dataset."""
         self._check(Dataset, dataset_id, self._inspect_dataset)
 
     def _check(self, model: intake.IntakeModel, row_id: uuid.UUID, inspect: Callable[[Any, Lease], Accept]) -> None:
@@ -141,14 +147,33 @@ class Runner:
 
     def _inspect_dataset(self, row: Dataset, lease: Lease) -> Accept:
         from sslmem.datasets.source import open_dataset  # noqa: PLC0415
-        from sslmem.scoring import read_samples  # noqa: PLC0415
+        from sslmem.scan import scan  # noqa: PLC0415
 
-        samples = []
-        with open_dataset(self.context.store.path(row.artifact_digest)) as dataset:
-            for sample in read_samples(dataset, [entry.path for entry in dataset.samples]):
+        labels: Counter[str] = Counter()
+        num_skipped = 0
+        with open_dataset(self.context.store.path(row.artifact_digest)) as dataset, ExitStack() as stack:
+            kept = stack.enter_context(SampleSpool())
+            for sample in scan(dataset):
                 lease.advance()
-                samples.append((sample.name, sample.key))
-        return lambda session, owner: intake.accept_dataset(session, row.id, owner, samples)
+                skipped = None if sample.skipped is None else sample.skipped.reason
+                looks = None if sample.looks is None else sample.looks.tobytes()
+                kept.append(intake.CheckedSample(sample.name, sample.key, sample.label, skipped, looks))
+                num_skipped += skipped is not None
+                if sample.label is not None and (sample.label in labels or len(labels) < MAX_LABELS):
+                    labels[sample.label] += 1
+            found = {
+                "format": dataset.format,
+                "num_samples": len(dataset.samples),
+                "num_skipped": num_skipped,
+                "labels": dict(labels),
+            }
+            opened = stack.pop_all()
+
+        def accept(session: Session, owner: str) -> None:
+            with opened:
+                intake.accept_dataset(session, row.id, owner, kept, found)
+
+        return accept
 
     def score_chunk(self, chunk_id: uuid.UUID) -> None:
         """Scores the chunk whose turn it is; the message of one only says that there is work.
@@ -194,7 +219,6 @@ class Runner:
                 self._check(model, waiting, inspect)
 
     def _score(self, plan: ChunkPlan, lease: Lease) -> list[RecordedScore]:
-        from sslmem.datasets.source import open_dataset  # noqa: PLC0415
         from sslmem.scoring import Scorer, pick_device, read_samples  # noqa: PLC0415
 
         targets, references = ([self._load(files) for files in part] for part in (plan.targets, plan.references))
@@ -202,29 +226,41 @@ class Runner:
         scores: list[RecordedScore] = []
         device, batch_size = pick_device(self._settings.device), self._settings.batch_size
         scorer = Scorer(targets, references, plan.spec, device=device, batch_size=batch_size)
-        with open_dataset(self.context.store.path(plan.dataset_digest)) as dataset:
-            for batch in scorer.score(read_samples(dataset, [path for path, _ in plan.entries])):
-                scores += [
-                    RecordedScore(
-                        sample=s.name,
-                        sample_key=s.key,
-                        role=roles[s.name],
-                        score=s.score,
-                        score_bounded=s.score_bounded,
-                        standard_error=s.standard_error,
-                        alignment_target=s.alignment_target,
-                        alignment_reference=s.alignment_reference,
-                        skipped=s.skipped,
-                        alignment_targets=s.alignment_targets,
-                        alignment_references=s.alignment_references,
-                        reference_spread=s.reference_spread,
-                        num_views=s.num_views,
-                    )
-                    for s in batch
-                ]
-                lease.advance(len(scores))
+        dataset = self._open(plan.dataset_digest)
+        for batch in scorer.score(read_samples(dataset, [path for path, _ in plan.entries])):
+            scores += [
+                RecordedScore(
+                    sample=s.name,
+                    sample_key=s.key,
+                    role=roles[s.name],
+                    score=s.score,
+                    score_bounded=s.score_bounded,
+                    standard_error=s.standard_error,
+                    alignment_target=s.alignment_target,
+                    alignment_reference=s.alignment_reference,
+                    skipped=s.skipped,
+                    alignment_targets=s.alignment_targets,
+                    alignment_references=s.alignment_references,
+                    reference_spread=s.reference_spread,
+                    num_views=s.num_views,
+                )
+                for s in batch
+            ]
+            lease.advance(len(scores))
         lease.conditions = scorer.conditions
         return scores
+
+    def _open(self, digest: str) -> "OpenDataset":
+        """Opens a dataset, or returns it if it was the last one: listing a million images takes half a minute."""
+        from sslmem.datasets.source import open_dataset  # noqa: PLC0415
+
+        if self._dataset is None or self._dataset[0] != digest:
+            self._close_dataset()
+            self._dataset = None
+            dataset = open_dataset(self.context.store.path(digest))
+            self._dataset = (digest, dataset)
+            self._close_dataset = weakref.finalize(self, dataset.close)
+        return self._dataset[1]
 
     def _load(self, files: EncoderFiles) -> "LoadedEncoder":
         """Loads an encoder, or returns it from among the last few used."""

@@ -151,14 +151,14 @@ class Client:
             archive = zip_folder(path, Path(folder) / f"{path.resolve().name}.zip")
             return self._wait(self._push("dataset", archive, {"name": name or path.resolve().name}, advance))
 
-    def push_roles(self, dataset_id: str, text: str, *, name: str | None = None) -> Json:
-        """Registers a CSV table of roles for a dataset."""
+    def push_roles(self, dataset_id: str, table: str | bytes, *, name: str | None = None) -> Json:
+        """Registers a table of roles for a dataset: CSV, JSON lines or Parquet."""
         return self.json(
             "PUT",
             f"/v1/datasets/{dataset_id}/roles",
             params={"name": name} if name else {},
-            content=text.encode(),
-            headers={"Content-Type": "text/csv"},
+            content=table.encode() if isinstance(table, str) else table,
+            headers={"Content-Type": "application/octet-stream"},
         )
 
     def _push(self, kind: str, path: Path, settings: Json, advance: Advance) -> Json:

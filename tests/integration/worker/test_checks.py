@@ -1,11 +1,13 @@
 """What the worker finds out about uploads."""
 
+import io
 import os
 import pickle
 import uuid
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,7 +15,7 @@ from sqlalchemy import func, select, update
 
 from models.dataset import Dataset, DatasetSample
 from models.encoder import Encoder
-from service import intake, jobs
+from service import intake, jobs, roles
 from service.context import Context
 from sslmem.encoders.architectures import small_stem_resnet
 from sslmem.encoders.convert import convert_checkpoint
@@ -223,7 +225,30 @@ def test_damaged_image_does_not_spoil_the_dataset(context: Context, drain: Drain
     dataset = driver.upload_dataset(context, zip_of({"a.png": png(1), "b.png": b"no image", "notes.txt": b"x"}))
     drain()
     row = dataset_now(context, dataset.id)
-    assert (row.state, row.num_samples) == ("ready", 2)
+    assert (row.state, row.num_samples, row.num_skipped, row.num_equal) == ("ready", 2, 1, 0)
+    with context.sessions.begin() as session:
+        (skipped,), _ = intake.page_of_samples(session, dataset.id, skipped=True, limit=10, cursor=None)
+    assert (skipped.path, skipped.looks) == ("b.png", None)
+    assert (skipped.skipped or "").startswith("image-undecodable: the bytes are no image")
+
+
+def test_arrays_are_a_dataset_with_labels_and_twins_across_roles(context: Context, drain: Drain) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
+    pixels[5] = pixels[0]
+    buffer = io.BytesIO()
+    np.savez(buffer, images=pixels, labels=np.array([0, 1, 0, 1, 0, 1]))
+    dataset = driver.upload_dataset(context, buffer.getvalue())
+    drain()
+    row = dataset_now(context, dataset.id)
+    assert (row.state, row.format, row.num_samples, row.num_equal) == ("ready", "NumPy arrays", 6, 2)
+    assert row.labels == {"0": 3, "1": 3}
+    with context.sessions.begin() as session:
+        table = "sample,role\n0-1,shared\n2-3,external\n4-5,candidate\n"
+        role_set, _ = roles.register_roles(session, dataset.id, table, "roles")
+        assert role_set.twins == [
+            {"role": "shared", "other": "candidate", "num_exact": 1, "num_near": 0, "examples": [["00000", "00005"]]},
+            {"role": "candidate", "other": "shared", "num_exact": 1, "num_near": 0, "examples": [["00005", "00000"]]},
+        ]
 
 
 def test_names_of_images_may_be_in_any_script(context: Context, drain: Drain) -> None:
