@@ -6,14 +6,18 @@ from typing import Any
 from sqlalchemy import BigInteger, ForeignKey, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.base import Base, Id, Job, Now, one_of
+from models.base import Base, Id, Job, Now, Time, one_of
 from models.encoder import INTAKE_STATES
 
 ROLES = ("shared", "candidate", "independent", "external")
 
 
 class Dataset(Job, Base):
-    """One uploaded zip archive of images."""
+    """One uploaded zip archive of images.
+
+    Attributes:
+        released_at: when the last audit that used it was deleted.
+    """
 
     __tablename__ = "datasets"
     __table_args__ = (one_of("state", INTAKE_STATES), UniqueConstraint("artifact_digest", "name"))
@@ -24,6 +28,7 @@ class Dataset(Job, Base):
     artifact_digest: Mapped[str] = mapped_column(index=True)
     num_bytes: Mapped[int] = mapped_column(BigInteger)
     num_samples: Mapped[int | None]
+    released_at: Mapped[Time | None]
 
 
 class DatasetSample(Base):
