@@ -4,22 +4,24 @@ import logging
 import tempfile
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.audit import Chunk
+from models.audit import QUEUES, Audit, Chunk
 from models.dataset import Dataset
 from models.encoder import Encoder
-from service import chunks, intake, jobs
+from service import chunks, intake, jobs, results
 from service.chunks import ChunkPlan, EncoderFiles, RecordedScore
 from service.claims import claim_next
 from service.context import Context
 from service.database import Session
+from service.errors import ServiceError
 from service.jobs import LeaseLost
 from service.settings import Settings
 from sslmem.errors import SslmemError
+from worker.board import Board
 from worker.lease import Lease
 
 if TYPE_CHECKING:
@@ -34,10 +36,17 @@ UNEXPECTED = "internal-error"
 
 
 class Runner:
-    """Runs the tasks in the worker's child process. Torch is loaded by the first task that needs it."""
+    """Runs the tasks in the worker's child process. Torch is loaded by the first task that needs it.
 
-    def __init__(self, settings: Settings, owner: str) -> None:
-        self._settings, self._owner = settings, owner
+    Args:
+        settings: of the deployment.
+        owner: name of the worker.
+        board: where it shows what it is at; the parent renews its leases.
+        queues: that the worker takes work from.
+    """
+
+    def __init__(self, settings: Settings, owner: str, board: Board, queues: Sequence[str] = QUEUES) -> None:
+        self._settings, self._owner, self._board, self._queues = settings, owner, board, queues
         self._context: Context | None = None
         self._warm: OrderedDict[EncoderFiles, LoadedEncoder] = OrderedDict()
 
@@ -72,10 +81,10 @@ class Runner:
             if row is None:
                 return
         try:
-            with Lease(context.sessions, model, row_id, owner, self._settings.lease_seconds) as lease:
+            with Lease(self._board, model, row_id, owner) as lease:
                 accept = inspect(row, lease)
-            with context.sessions.begin() as session:
-                accept(session, owner)
+                with context.sessions.begin() as session:
+                    accept(session, owner)
         except LeaseLost:
             logger.warning("%s %s is no longer ours; dropped", model.__name__, row_id)
         except SslmemError as error:
@@ -92,7 +101,7 @@ class Runner:
                 intake.retry_later(session, model, row_id, owner, max_attempts=attempts, code=UNEXPECTED, detail=detail)
 
     @contextmanager
-    def _if_still_ours(self, model: jobs.JobModel, row_id: uuid.UUID) -> Iterator[Session]:
+    def _if_still_ours(self, model: jobs.LeasedModel, row_id: uuid.UUID) -> Iterator[Session]:
         """A transaction for what became of a row, which is dropped if the row is no longer this worker's."""
         try:
             with self.context.sessions.begin() as session:
@@ -137,7 +146,7 @@ class Runner:
         samples = []
         with open_dataset(self.context.store.path(row.artifact_digest)) as dataset:
             for sample in read_samples(dataset, [entry.path for entry in dataset.samples]):
-                lease.check()
+                lease.advance()
                 samples.append((sample.name, sample.key))
         return lambda session, owner: intake.accept_dataset(session, row.id, owner, samples)
 
@@ -148,15 +157,15 @@ class Runner:
         """
         self._check_waiting()
         context, owner = self.context, self._task_owner()
-        plan = claim_next(context.sessions, chunk_id, owner, self._settings.lease_seconds)
+        plan = claim_next(context.sessions, chunk_id, owner, self._settings.lease_seconds, self._queues)
         if plan is None:
             return
         chunk_id = plan.chunk_id
         try:
-            with Lease(context.sessions, Chunk, chunk_id, owner, self._settings.lease_seconds) as lease:
+            with Lease(self._board, Chunk, chunk_id, owner) as lease:
                 scores = self._score(plan, lease)
-            with context.sessions.begin() as session:
-                last = chunks.record_scores(session, context.queue, plan, owner, scores, lease.conditions)
+                with context.sessions.begin() as session:
+                    last = chunks.record_scores(session, context.queue, plan, owner, scores, lease.conditions)
             logger.info("chunk %s of audit %s: %d samples scored", chunk_id, plan.audit_id, len(scores))
         except LeaseLost:
             logger.warning("chunk %s is no longer ours; its scores are dropped", chunk_id)
@@ -165,7 +174,7 @@ class Runner:
                 chunks.fail_chunk(session, plan, owner, code=error.code, detail=error.detail, max_attempts=None)
         except (SystemExit, KeyboardInterrupt):
             with self._if_still_ours(Chunk, chunk_id) as session:
-                chunks.hand_back(session, plan, owner)
+                chunks.hand_back(session, chunk_id, owner)
             raise
         except Exception as error:
             logger.exception("chunk %s failed", chunk_id)
@@ -195,7 +204,6 @@ class Runner:
         scorer = Scorer(targets, references, plan.spec, device=device, batch_size=batch_size)
         with open_dataset(self.context.store.path(plan.dataset_digest)) as dataset:
             for batch in scorer.score(read_samples(dataset, [path for path, _ in plan.entries])):
-                lease.check()
                 scores += [
                     RecordedScore(
                         sample=s.name,
@@ -214,7 +222,7 @@ class Runner:
                     )
                     for s in batch
                 ]
-                lease.num_done = len(scores)
+                lease.advance(len(scores))
         lease.conditions = scorer.conditions
         return scores
 
@@ -240,13 +248,33 @@ class Runner:
 
     def finalise_audit(self, audit_id: uuid.UUID) -> None:
         """Summarises an audit whose scores are complete."""
-        sessions = self.context.sessions
+        sessions, owner = self.context.sessions, self._task_owner()
         with sessions.begin() as session:
-            if not chunks.begin_finalising(session, audit_id):
+            if not chunks.begin_finalising(session, audit_id, owner, self._settings.lease_seconds):
                 return
-        with sessions.begin() as session:
-            chunks.finalise(session, audit_id)
-        logger.info("audit %s succeeded", audit_id)
+        try:
+            with Lease(self._board, Audit, audit_id, owner), sessions.begin() as session:
+                chunks.finalise(session, audit_id, owner)
+            logger.info("audit %s succeeded", audit_id)
+        except LeaseLost:
+            logger.warning("audit %s is no longer ours; its summary is dropped", audit_id)
+        except (SystemExit, KeyboardInterrupt):
+            with self._if_still_ours(Audit, audit_id) as session:
+                chunks.give_up_finalising(session, audit_id, owner, None)
+            raise
+        except Exception as error:
+            logger.exception("audit %s was not summarised", audit_id)
+            with self._if_still_ours(Audit, audit_id) as session:
+                chunks.give_up_finalising(session, audit_id, owner, f"{type(error).__name__}: {error}")
+        else:
+            self._keep_evidence(audit_id)
+
+    def _keep_evidence(self, audit_id: uuid.UUID) -> None:
+        """What people ask for next; if it is lost, the first of them waits for it."""
+        try:
+            results.evidence_of(self.context.sessions, audit_id, confidence=results.CONFIDENCE, fdr=results.FDR)
+        except ServiceError as error:
+            logger.warning("no evidence was kept of audit %s: %s", audit_id, error)
 
     def _task_owner(self) -> str:
         """A new name for each claim: a worker that claims a row again must not pass for its earlier self."""

@@ -43,7 +43,7 @@ def register_dataset(body: DatasetBody, response: Response, context: ContextDep)
 def _register(context: Context, body: DatasetBody, response: Response) -> DatasetOut:
     with context.sessions.begin() as session:
         dataset, new = intake.register(session, context.queue, context.store, Dataset, body.model_dump())
-        answer = dataset_out(dataset)
+        answer = dataset_out(dataset, intake.reason_of(session, dataset))
     response.status_code = 201 if new else 200
     response.headers["Location"] = answer.links["self"]
     return answer
@@ -53,7 +53,7 @@ def _register(context: Context, body: DatasetBody, response: Response) -> Datase
 def list_datasets(session: SessionDep, limit: LimitParam = 100, cursor: CursorParam = None) -> PageOut[DatasetOut]:
     """Lists the datasets, newest first."""
     rows, next_cursor = page_of(session, Dataset, limit, cursor)
-    return PageOut(items=[dataset_out(row) for row in rows], next_cursor=next_cursor)
+    return PageOut(items=[dataset_out(row, intake.reason_of(session, row)) for row in rows], next_cursor=next_cursor)
 
 
 @router.get("/{dataset_id}", responses=problems(404))
@@ -62,7 +62,8 @@ async def get_dataset(dataset_id: uuid.UUID, context: ContextDep, wait: WaitPara
 
     def look() -> DatasetOut:
         with context.sessions.begin() as session:
-            return dataset_out(intake.get(session, Dataset, dataset_id))
+            row = intake.get(session, Dataset, dataset_id)
+            return dataset_out(row, intake.reason_of(session, row))
 
     return await poll(look, lambda _, now: now.state in ("ready", "refused"), wait)
 

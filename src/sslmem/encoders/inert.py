@@ -6,6 +6,7 @@ here every global that the program asks for resolves to a recorder in this file,
 containers and nothing else. What a recorder returns cannot be changed afterwards, so what was checked stays true.
 """
 
+import errno
 import json
 import math
 import pickle
@@ -36,6 +37,7 @@ MAX_HEADER = 100 * 2**20
 MAX_NAME = 500  # characters
 GIB = 2**30
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+NO_ROOM = "no-room"  # no refusal: it says nothing about the file
 
 
 class Refused(Exception):
@@ -367,6 +369,8 @@ def answer(source: Path, destination: Path) -> dict[str, Any]:
     except MemoryError:
         code, detail = "checkpoint-unsafe", "reading the file needs more memory than it may take"
     except Exception as error:  # noqa: BLE001  a hostile file can make the reader fail in any way
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return {"code": NO_ROOM, "detail": "no room is left for the converted file"}
         code, detail = "checkpoint-unreadable", f"the file is damaged ({type(error).__name__}: {error})"
     return {"code": code, "detail": one_line(detail)}
 

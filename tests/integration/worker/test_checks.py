@@ -16,6 +16,7 @@ from models.encoder import Encoder
 from service import intake, jobs
 from service.context import Context
 from sslmem.encoders.architectures import small_stem_resnet
+from sslmem.encoders.convert import convert_checkpoint
 from tests.integration.worker.conftest import Drain
 from tests.support import driver, rows
 from tests.support.materials import ARCHITECTURE, EncoderFile, Material, png, zip_of
@@ -53,6 +54,34 @@ def test_usable_encoder_is_ready_with_what_was_found(context: Context, drain: Dr
     original = load_file(target_file.path)
     assert all(torch.equal(plain[name], tensor) for name, tensor in original.items())
     assert (encoder.lease_owner, encoder.lease_expires_at) == (None, None)
+
+
+def test_check_that_found_the_disk_full_is_made_again_and_does_not_refuse(
+    context: Context,
+    runner: Runner,
+    drain: Drain,
+    target_file: EncoderFile,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The chaos campaign found it refused for good, as damaged."""
+    torch.save(load_file(target_file.path), tmp_path / "encoder.pth")
+    encoder = driver.upload_encoder(context, EncoderFile(tmp_path / "encoder.pth"), "encoder")
+
+    def full(source: Path, destination: Path, **named: object) -> object:
+        destination.symlink_to("/dev/full")
+        return convert_checkpoint(source, destination, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("sslmem.encoders.convert.convert_checkpoint", full)
+    drain()
+    waiting = encoder_now(context, encoder.id)
+    assert (waiting.state, waiting.attempts, waiting.failure_code) == ("received", 1, "internal-error")
+    assert "no room is left" in (waiting.failure_detail or "")
+    monkeypatch.undo()
+    with context.sessions.begin() as session:
+        session.execute(update(Encoder).values(available_at=func.clock_timestamp()))
+    runner.check_encoder(encoder.id)
+    assert encoder_now(context, encoder.id).state == "ready"
 
 
 def test_torch_file_is_converted_and_named_alike(
