@@ -137,7 +137,7 @@ def _delete_audit(context: Context, audit_id: uuid.UUID, statement: Select[Any])
     return True
 
 
-def _delete_unused(model: type[Encoder] | type[Dataset]) -> Deletion:
+def _delete_unused(model: type[intake.Row]) -> Deletion:
     def delete(context: Context, row_id: uuid.UUID, statement: Select[Any]) -> bool:
         with context.sessions.begin() as session:
             locked = session.get(model, row_id, with_for_update=True)

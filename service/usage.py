@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, exists, func, or_, select, union_all
+from sqlalchemy import ColumnElement, exists, func, or_, select, union_all
 from sqlalchemy.orm import Session
 
 from models.audit import Audit, AuditEncoder
@@ -37,10 +37,10 @@ def used(model: UsedModel) -> ColumnElement[bool]:
     return select(audit_id).where(row_id == model.id).exists()
 
 
-def audits_of(model: UsedModel, row_id: uuid.UUID) -> Select[tuple[uuid.UUID]]:
+def audits_of(session: Session, model: UsedModel, row_id: uuid.UUID) -> list[uuid.UUID]:
     """The audits that use a row."""
     audit_id, used_id = USES[model]
-    return select(audit_id).where(used_id == row_id).distinct()
+    return list(session.scalars(select(audit_id).where(used_id == row_id).distinct()))
 
 
 def num_audits(session: Session, model: UsedModel, row_ids: Iterable[uuid.UUID]) -> dict[uuid.UUID, int]:
@@ -129,9 +129,9 @@ def _counts(session: Session, digests: list[str]) -> dict[str, tuple[int, int, i
         .group_by(Dataset.artifact_digest)
     )
     found: dict[str, tuple[int, int, int, datetime | None]] = {
-        digest: (rows, 0, audits, since) for digest, rows, audits, since in session.execute(encoders)
+        digest: (rows, 0, audits, last) for digest, rows, audits, last in session.execute(encoders)
     }
-    for digest, rows, audits, since in session.execute(datasets):
-        before = found.get(digest, (0, 0, 0, None))
-        found[digest] = (before[0], rows, before[2] + audits, max(filter(None, (before[3], since))))
+    for digest, rows, audits, last in session.execute(datasets):
+        encoder_rows, _, encoder_audits, earlier = found.get(digest, (0, 0, 0, None))
+        found[digest] = (encoder_rows, rows, encoder_audits + audits, max(last, earlier or last))
     return found
