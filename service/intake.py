@@ -146,8 +146,9 @@ def accept_encoder(
         ArtifactNotFound: its weights were removed with another encoder that had the same; they must be made again.
     """
     values = storable(dict(found))
-    jobs.leave(session, Encoder, encoder_id, owner, "ready", failure_code=None, failure_detail=None, **values)
-    _keep_artifact(session, store, found["weights_artifact_digest"])
+    with session.begin_nested():
+        jobs.leave(session, Encoder, encoder_id, owner, "ready", failure_code=None, failure_detail=None, **values)
+        _keep_artifact(session, store, found["weights_artifact_digest"])
 
 
 def accept_dataset(session: Session, dataset_id: uuid.UUID, owner: str, samples: Sequence[tuple[str, str]]) -> None:

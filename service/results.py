@@ -189,9 +189,9 @@ def all_rows(session: Session, audit_id: uuid.UUID) -> Iterator[ScoreRow]:
         .order_by(Score.position)
         .execution_options(yield_per=BATCH)
     )
-    found = session.execute(statement)
-    # Asked after the rows were chosen: what is deleted from now on is still among them.
-    if session.scalar(select(Audit.scores_deleted_at).where(Audit.id == audit_id)) is not None:
-        raise ScoresDeleted
-    for row in found:
-        yield ScoreRow(*row)
+    with session.execute(statement) as found:
+        # Asked after the rows were chosen: what is deleted from now on is still among them.
+        if session.scalar(select(Audit.scores_deleted_at).where(Audit.id == audit_id)) is not None:
+            raise ScoresDeleted
+        for row in found:
+            yield ScoreRow(*row)

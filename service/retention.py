@@ -159,10 +159,10 @@ _DELETIONS: dict[str, Deletion] = {
 }
 
 
-def delete_given_up_scores(sessions: SessionFactory, batches: int = SCORE_BATCHES) -> None:
+def delete_given_up_scores(sessions: SessionFactory) -> None:
     """Deletes rows of scores that were given up, also by a request or a process that did not come to the end."""
     left = select(Audit.id).where(Audit.scores_deleted_at.is_not(None), exists().where(Score.audit_id == Audit.id))
-    for _ in range(batches):
+    for _ in range(SCORE_BATCHES):
         with sessions.begin() as session:
             audit_id = session.scalar(left.limit(1))
         if audit_id is None:
