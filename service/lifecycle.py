@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from models.audit import Audit, AuditEncoder, AuditEvidence, Chunk, Score, ScoreBlock
 from models.database import SessionFactory
+from models.webhook import WebhookDelivery
 from service import intake, states
 from service.audits import announce_first, lock_audit, samples_done
 from service.errors import AuditKept, AuditNotEnded, AuditNotFound, InvalidMove, ScoresDeleted
@@ -126,6 +127,8 @@ def remove_audit(session: Session, audit_id: uuid.UUID) -> None:
     audit = _deletable(session, audit_id)
     encoders = session.scalars(select(AuditEncoder.encoder_id).where(AuditEncoder.audit_id == audit_id).distinct())
     intake.release(session, list(encoders), audit.dataset_id)
+    of_it = WebhookDelivery.payload["data"]["audit_id"].astext == str(audit_id)
+    session.execute(delete(WebhookDelivery).where(of_it))  # they tell its name and what was found
     session.execute(delete(Audit).where(Audit.id == audit_id))
 
 

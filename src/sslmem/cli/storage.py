@@ -32,8 +32,8 @@ def retention(url: Url = None, token: Token = None) -> None:
     ):
         print(f"{what}: " + ("for ever" if found[name] is None else f"{found[name]:g} days"))
     print(f"audits that are kept whatever the policies say: {found['num_audits_kept']}")
-    if found["items"]:
-        print_resources(found["items"], ("due_at", "kind", "id", "name"))
+    for due in found["items"]:
+        print(due["due_at"], due["kind"], due["id"], due["name"])
 
 
 def _size(num_bytes: int) -> str:

@@ -17,7 +17,8 @@ from models.database import metadata
 from models.dataset import Dataset, RoleSet
 from models.encoder import Encoder
 from models.operations import IdempotencyKey
-from service import audits, intake, lifecycle, results, retention, roles, usage
+from service import audits, intake, lifecycle, results, retention, roles, usage, webhooks
+from service.addresses import Allowed
 from service.context import Context
 from service.errors import AuditKept, AuditNotEnded, InUse, RoleSetNotFound, ScoresDeleted, ServiceError
 from service.jobs import seconds
@@ -98,15 +99,22 @@ def remove(context: Context, model: type[intake.Row], row_id: uuid.UUID) -> None
 
 
 def test_nothing_is_left_when_everything_was_deleted(context: Context) -> None:
+    with context.sessions.begin() as session:
+        webhook = webhooks.add(session, "", "https://1.1.1.1/", ["audit.succeeded"], Allowed.of(""))
     audit = filed_audit(context)
-    assert {"scores", "score_blocks", "audit_evidence", "audit_events", "role_entries"} <= set(rows_by_table(context))
+    assert {"webhook_deliveries", "scores", "score_blocks", "audit_evidence", "audit_events", "role_entries"} <= set(
+        rows_by_table(context)
+    )
     assert len(stored(context)) == 5
     lifecycle.delete_audit(context.sessions, audit.id)
     for encoder_id in encoder_ids(context):
         remove(context, Encoder, encoder_id)
     remove(context, Dataset, audit.dataset_id)
-    assert rows_by_table(context) == {}
+    assert rows_by_table(context) == {"webhooks": 1}
     assert stored(context) == set()
+    with context.sessions.begin() as session:
+        webhooks.remove(session, "", webhook.id)
+    assert rows_by_table(context) == {}
 
 
 def test_scores_are_deleted_and_the_summary_stays(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
