@@ -28,7 +28,7 @@ from service.settings import Settings
 logger = logging.getLogger(__name__)
 
 BATCH = 20  # rows of each kind that one pass deletes, before the sweeper looks for lost work again
-SCORE_BATCHES = 20  # of lifecycle.SCORE_BATCH rows, likewise
+SCORE_BATCHES = 20  # of lifecycle.SCORE_BATCH rows that one pass deletes of scores that were given up
 UNNAMED_SECONDS = 24 * 3600
 DAY = 24 * 3600
 
@@ -125,11 +125,8 @@ def _delete_audit(context: Context, audit_id: uuid.UUID, statement: Select[Any])
         if lock_audit(session, audit_id) is None or not _still_due(session, statement, audit_id):
             return False
         lifecycle.give_up_scores(session, audit_id)
-    for _ in range(SCORE_BATCHES):
-        if not lifecycle.delete_some_scores(context.sessions, audit_id):
-            break
-    else:
-        return False  # goes on with the next pass
+    if all(lifecycle.delete_some_scores(context.sessions, audit_id) for _ in range(2)):
+        return False  # there are more, which go first, with this pass and the following ones
     with context.sessions.begin() as session:
         if lock_audit(session, audit_id) is None or not _still_due(session, statement, audit_id):
             return False

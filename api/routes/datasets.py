@@ -19,6 +19,7 @@ from service import intake, roles, usage
 from service.artifacts import IncomingArtifact
 from service.context import Context
 from service.database import Session
+from service.idempotency import digest_of
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"], route_class=AuthorizedRoute)
 
@@ -117,7 +118,7 @@ async def register_roles(
     text = await receive_text(request, context.settings.max_roles_bytes)
 
     def register() -> RoleSetOut:
-        asked = {"route": "roles", "dataset": dataset_id, "name": name, "text": text}
+        asked = {"route": "roles", "dataset": dataset_id, "name": name, "content": digest_of({"text": text})}
         with context.sessions.begin() as session:
             role_set, new = once(session, asked, RoleSet, lambda: roles.register_roles(session, dataset_id, text, name))
             response.status_code = 201 if new else 200

@@ -450,7 +450,7 @@ def test_large_audit_is_deleted_over_several_passes(context: Context, monkeypatc
     while count(context, Audit):
         retention.apply(due)
         left.append(count(context, Score))
-    assert left[0] == 40 - 2 * 4 * 4, "one pass stops, though it finishes what was begun, too"
+    assert left[0] == 40 - 6 * 4, "a pass takes two batches of the audit, and four of what was given up"
     assert left[-1] == 0
 
 
