@@ -143,7 +143,15 @@ class Runner:
                 "representation_dim": found.representation_dim,
                 "views_per_second": found.views_per_second,
             }
-        return lambda session, owner: intake.accept_encoder(session, store, row.id, owner, values)
+
+        def accept(session: Session, owner: str) -> None:
+            try:
+                intake.accept_encoder(session, store, row.id, owner, values)
+            except LeaseLost:
+                intake.discard_if_deleted(session, store, row.id, str(values["weights_artifact_digest"]))
+                raise
+
+        return accept
 
     def _inspect_dataset(self, row: Dataset, lease: Lease) -> Accept:
         from sslmem.datasets.source import open_dataset  # noqa: PLC0415
