@@ -102,7 +102,7 @@ class Chunk(Job, Base):
         UniqueConstraint("audit_id", "number"),
         Index("ix_chunks_open", "state", postgresql_where="state IN ('queued', 'running')"),
         # The next chunk of an audit, and whether there is one, must not cost more the more are done.
-        Index("ix_chunks_not_done", "audit_id", "number", postgresql_where="state <> 'done'"),
+        Index("ix_chunks_not_done", "audit_id", "attempts", "number", postgresql_where="state <> 'done'"),
     )
 
     id: Mapped[Id]

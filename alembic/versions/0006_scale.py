@@ -64,7 +64,9 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("audit_id", "confidence", "fdr", name=op.f("pk_audit_evidence")),
     )
-    op.create_index("ix_chunks_not_done", "chunks", ["audit_id", "number"], postgresql_where=sa.text("state <> 'done'"))
+    op.create_index(
+        "ix_chunks_not_done", "chunks", ["audit_id", "attempts", "number"], postgresql_where=sa.text("state <> 'done'")
+    )
     op.execute(FILL)
     op.drop_index("ix_scores_audit_id_score", table_name="scores")
     op.drop_index("ix_scores_audit_id_role_score", table_name="scores")
