@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Literal
 
 from platformdirs import user_data_dir
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.addresses import Allowed
 
 GIB = 2**30
 DAY = 24 * 3600
@@ -80,6 +82,12 @@ class Settings(BaseSettings):
         default=60, gt=0, description="How often the sweeper looks for what those three say is to be deleted."
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="What is logged.")
+
+    @field_validator("webhook_allow")
+    @classmethod
+    def _can_be_read(cls, text: str) -> str:
+        Allowed.of(text)
+        return text
 
     @property
     def artifact_root(self) -> Path:
