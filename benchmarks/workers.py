@@ -31,6 +31,7 @@ from service import audits, lifecycle
 from service.context import Context
 from service.embedded.process import spawn, stop
 from service.embedded.supervisor import WORKER_ENVIRONMENT
+from service.standing import samples_done
 from tests.support.materials import png, zip_of
 from tests.support.rows import add_dataset, add_encoder, add_roles, sample_paths
 from tests.support.waiting import eventually
@@ -131,7 +132,7 @@ def rate(context: Context, audit: Audit, seconds: float) -> float:
 
     def done() -> int:
         with context.sessions.begin() as session:
-            return session.scalars(select(audits.samples_done()).where(Chunk.audit_id == audit.id)).one()
+            return session.scalars(select(samples_done()).where(Chunk.audit_id == audit.id)).one()
 
     first, began = done(), time.perf_counter()
     time.sleep(seconds)

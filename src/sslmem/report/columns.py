@@ -40,14 +40,14 @@ class ScoreColumns:
     def __len__(self) -> int:
         return len(self.sample)
 
-    @classmethod
-    def of(cls, rows: "Scores") -> Self:
+    @staticmethod
+    def of(rows: "Scores") -> "ScoreColumns":
         """The columns of some rows, or these themselves.
 
         Raises:
             ValueError: a score is nan, or some rows tell of more encoders than others.
         """
-        if isinstance(rows, cls):
+        if isinstance(rows, ScoreColumns):
             return rows
         rows = list(rows)
         if strange := [row.sample for row in rows if row.score is not None and isnan(row.score)]:
@@ -55,7 +55,7 @@ class ScoreColumns:
         numbers = {name: np.array([getattr(row, name) for row in rows], dtype=np.float64) for name in NUMBERS}
         words = {name: _objects([getattr(row, name) for row in rows]) for name in TEXTS}
         lists = {name: _lists([getattr(row, name) for row in rows], name) for name in LISTS}
-        return cls(**words, **numbers, **lists)
+        return ScoreColumns(**words, **numbers, **lists)
 
     def take(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> Self:
         """Some of the rows: those that a mask says, or of these numbers in their order."""

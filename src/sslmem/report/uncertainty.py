@@ -57,7 +57,7 @@ def uncertainty_of(
     parts = [(float(one.score.var(ddof=1)) / len(one), len(one) - 1) for one in both]
     fixed = sum(variance for variance, _ in parts)
     views = _variance_of_views(both)
-    drawn = _bootstrap(*both, seed)
+    drawn = _bootstrap(both[0], both[1], seed)
     apart = {
         "views": None if views is None else views**0.5,
         "samples": None if views is None else max(0.0, fixed - views) ** 0.5,
