@@ -61,7 +61,7 @@ def request_audit(
 
     Returns:
         The audit, or the project's that was requested with the same encoders, dataset, roles and spec and has not
-        failed; and whether it is new.
+        failed, of the higher of both priorities; and whether it is new.
 
     Raises:
         EncoderNotFound: or another of the four is not there.
@@ -86,6 +86,7 @@ def request_audit(
     asked = {"targets": target_ids, "references": reference_ids, "dataset": dataset_id, "roles": role_set_id}
     request_digest = digest_of({**asked, "spec": full_spec.digest, "project": project})
     if not force and (found := _same(session, request_digest)) is not None:
+        found.priority = max(found.priority, priority)  # whoever is in a hurry shall not wait for the other's leisure
         return found, False
     audit = Audit(
         name=name,

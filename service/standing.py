@@ -12,9 +12,10 @@ from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
 
 from models.audit import Audit, AuditEncoder, Chunk
+from service.jobs import expired
 from service.queue import DEFAULT
 from service.turns import turns
-from service.workers import Crew, clock, crew_of
+from service.workers import Crew, clock, crew_of, sweeper_absence
 
 
 class Progress(NamedTuple):
@@ -73,11 +74,18 @@ class _Outlook:
         self._turns: dict[str, list[uuid.UUID]] = {}
 
     @cached_property
-    def _chunks(self) -> dict[uuid.UUID, tuple[int, bool, datetime]]:
-        """Samples done, whether a chunk runs, and the time now."""
-        counts = select(Chunk.audit_id, samples_done(), func.bool_or(Chunk.state == "running"), func.clock_timestamp())
+    def _chunks(self) -> dict[uuid.UUID, tuple[int, bool, bool, datetime]]:
+        """Samples done, whether a chunk runs, whether one was lost with its worker, and the time now."""
+        now = func.clock_timestamp()
+        lost = expired(Chunk)
+        runs = (Chunk.state == "running") & ~lost
+        counts = select(Chunk.audit_id, samples_done(), func.bool_or(runs), func.bool_or(lost), now)
         found = self._session.execute(counts.where(Chunk.audit_id.in_(self._ids)).group_by(Chunk.audit_id))
-        return {audit_id: (done, runs, now) for audit_id, done, runs, now in found}
+        return {audit_id: (done, runs, lost, now) for audit_id, done, runs, lost, now in found}
+
+    @cached_property
+    def _sweeper(self) -> str | None:
+        return sweeper_absence(self._session)
 
     @cached_property
     def _retries(self) -> dict[uuid.UUID, tuple[datetime, str]]:
@@ -104,7 +112,7 @@ class _Outlook:
     def progress(self, audit: Audit) -> Progress:
         if audit.state == "succeeded":
             return Progress(audit.num_samples, audit.num_samples, None)
-        done, _, now = self._chunks[audit.id]
+        done, _, _, now = self._chunks[audit.id]
         left, new = None, done - audit.rate_from
         if audit.state == "running" and audit.rate_since is not None and new > 0:
             elapsed = (now - audit.rate_since).total_seconds()
@@ -122,12 +130,19 @@ class _Outlook:
             return crew.absence
         if audit.state == "finalising":
             waits = f"all is scored; waiting for a worker to summarise it: {crew.presence}"
-            return None if audit.lease_owner else waits
-        if self._chunks[audit.id][1]:
+            return None if audit.lease_owner else self._unless_lost(waits)
+        _, runs, lost, _ = self._chunks[audit.id]
+        if runs:
             return None
+        if lost:
+            return self._unless_lost("a worker was lost; another one gets its chunk in a moment")
         if audit.id in self._retries:
             at, detail = self._retries[audit.id]
             return f"a chunk failed and is tried again at {clock(at)}: {detail}"
         ahead = self._ahead(audit)
         turn = "it is next" if not ahead else f"{ahead} audit{'s are' if ahead > 1 else ' is'} ahead"
-        return f"waiting for a worker: {turn}; {crew.presence}"
+        return self._unless_lost(f"waiting for a worker: {turn}; {crew.presence}")
+
+    def _unless_lost(self, reason: str) -> str:
+        """What is lost, a worker's chunk or a message, is found by the sweeper alone."""
+        return reason if self._sweeper is None else f"{reason}; but {self._sweeper}"

@@ -4,15 +4,15 @@ import re
 import uuid
 from collections.abc import Callable
 
-from sqlalchemy import event, func, update
+from sqlalchemy import event, func, select, update
 from sqlalchemy.engine import Engine
 
 from models.audit import Chunk
-from models.operations import Worker
+from models.operations import Sweeper, Worker
 from service import audits, chunks, jobs
 from service.context import Context
 from service.standing import Progress, standing_of, standings
-from service.workers import ALIVE_SECONDS, beat
+from service.workers import ALIVE_SECONDS, FORGET_SECONDS, beat, beat_of_sweeper
 from tests.support import rows
 
 
@@ -29,6 +29,7 @@ def reason(context: Context, audit_id: uuid.UUID) -> str | None:
 def see_worker(context: Context, seconds_ago: float = 0) -> None:
     with context.sessions.begin() as session:
         beat(session, "host:1", "cpu")
+        beat_of_sweeper(session, "host:2")
         seen = func.clock_timestamp() - jobs.seconds(seconds_ago)
         session.execute(update(Worker).values(last_seen_at=seen))
 
@@ -142,6 +143,45 @@ def test_reason_tells_when_a_failed_chunk_is_tried_again(context: Context) -> No
     text = reason(context, audit.id) or ""
     assert text.startswith("a chunk failed and is tried again at 2")
     assert text.endswith(": Something odd.")
+
+
+def expire(context: Context) -> None:
+    with context.sessions.begin() as session:
+        past = func.clock_timestamp() - jobs.seconds(1)
+        session.execute(update(Chunk).where(Chunk.state == "running").values(lease_expires_at=past))
+
+
+def test_reason_tells_that_a_worker_was_lost(context: Context) -> None:
+    audit = rows.request_audit(context)
+    see_worker(context)
+    for chunk in rows.chunks_of(context, audit.id)[:2]:
+        rows.claim(context, chunk.id)
+    expire(context)
+    assert reason(context, audit.id) == "a worker was lost; another one gets its chunk in a moment"
+    rows.claim(context, rows.chunks_of(context, audit.id)[2].id)
+    assert reason(context, audit.id) is None
+
+
+def test_reason_tells_since_when_no_sweeper_finds_what_was_lost(context: Context) -> None:
+    audit = rows.request_audit(context)
+    see_worker(context)
+    with context.sessions.begin() as session:
+        session.execute(update(Sweeper).values(last_seen_at=func.clock_timestamp() - jobs.seconds(ALIVE_SECONDS + 10)))
+    assert re.search(r"\d+ s ago; but no sweeper has been seen since 2", reason(context, audit.id) or "")
+    rows.claim(context, rows.chunks_of(context, audit.id)[0].id)
+    assert reason(context, audit.id) is None
+    expire(context)
+    assert re.search(r"in a moment; but no sweeper has been seen since 2", reason(context, audit.id) or "")
+
+
+def test_sweeper_that_was_not_seen_for_a_week_is_forgotten(context: Context) -> None:
+    for name in ("host:1", "host:2"):
+        with context.sessions.begin() as session:
+            beat_of_sweeper(session, name)
+            long_ago = func.clock_timestamp() - jobs.seconds(FORGET_SECONDS + 1)
+            session.execute(update(Sweeper).where(Sweeper.id == "host:1").values(last_seen_at=long_ago))
+    with context.sessions.begin() as session:
+        assert session.scalars(select(Sweeper.id)).all() == ["host:2"]
 
 
 def test_there_is_no_reason_once_the_audit_has_ended(context: Context) -> None:
