@@ -11,7 +11,7 @@ import http.client
 import itertools
 import json
 import os
-import subprocess
+import signal
 import sys
 import threading
 import time
@@ -28,7 +28,7 @@ from benchmarks.servers import fresh_context
 from benchmarks.workers import add_inputs, program, request, state_of, workers_on
 from service import tokens
 from service.context import Context
-from service.embedded.process import free_port
+from service.embedded.process import free_port, spawn, stop
 from tests.support import rows
 from tests.support.waiting import eventually
 
@@ -37,7 +37,8 @@ UPLOAD_BYTES = 4 * 2**20
 NUMBERS = itertools.count()
 
 Send = Callable[[], bool]  # whether the answer was right
-Connect = Callable[[], tuple[Send, Callable[[], None]]]  # a way to send, and how to hang up
+HangUp = Callable[[], None]
+Connect = Callable[[], tuple[Send, HangUp]]
 
 
 def press(connect: Connect, connections: int, seconds: float) -> dict[str, float]:
@@ -70,6 +71,7 @@ def press(connect: Connect, connections: int, seconds: float) -> dict[str, float
         "p50_ms": 1000 * ordered[len(ordered) // 2],
         "p99_ms": 1000 * ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))],
         "errors": errors,
+        "seconds": elapsed,
     }
 
 
@@ -77,7 +79,7 @@ def asking(url: str, token: str, method: str, path: str, content: Callable[[], b
     """Requests of one kind over a connection that stays open; ``content`` makes a new body for each."""
     server = urlsplit(url)
 
-    def connect() -> tuple[Send, Callable[[], None]]:
+    def connect() -> tuple[Send, HangUp]:
         connection = http.client.HTTPConnection(server.hostname or "", server.port, timeout=60)
 
         def send() -> bool:
@@ -95,7 +97,7 @@ def asking(url: str, token: str, method: str, path: str, content: Callable[[], b
 def selecting(database_url: str, audit_id: str) -> Connect:
     """Bare SELECTs of an audit by its key."""
 
-    def connect() -> tuple[Send, Callable[[], None]]:
+    def connect() -> tuple[Send, HangUp]:
         connection = psycopg.connect(database_url, autocommit=True)
 
         def send() -> bool:
@@ -109,7 +111,7 @@ def selecting(database_url: str, audit_id: str) -> Connect:
 @contextmanager
 def served(command: list[str], port: int, log: Path, **environment: str) -> Iterator[str]:
     """A server process on a port; gives its URL once it answers."""
-    process = subprocess.Popen(command, env=os.environ | environment, stdout=log.open("wb"), stderr=subprocess.STDOUT)  # noqa: S603
+    process = spawn(command, log, environment=os.environ | environment)
 
     def answers() -> bool:
         if process.poll() is not None:
@@ -125,8 +127,7 @@ def served(command: list[str], port: int, log: Path, **environment: str) -> Iter
         eventually(answers, 60)
         yield f"http://127.0.0.1:{port}"
     finally:
-        process.terminate()
-        process.wait(30)
+        stop(process, signal.SIGTERM, 30)
 
 
 def new_file() -> bytes:
@@ -139,11 +140,12 @@ FILLING = os.urandom(UPLOAD_BYTES - 8)
 
 def measure(context: Context, arguments: argparse.Namespace) -> dict[str, Any]:
     """All figures, by kind of request and number of connections."""
+    settings = context.settings
+    settings.home.mkdir(parents=True, exist_ok=True)
     done = rows.succeeded_audit(context, arguments.samples)
     background = request(context, add_inputs(context, 1024), arguments.views, 64)
     with context.sessions.begin() as session:
         token = tokens.create_token(session, "load")
-    settings = context.settings
     database_url = settings.require_database_url()
     environment = {
         "SSLMEM_DATABASE_URL": database_url,

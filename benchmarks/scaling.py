@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from math import ceil
 from pathlib import Path
 from statistics import median
@@ -103,14 +104,14 @@ def measured(folder: Path, assumed: Assumed) -> dict[str, Any]:
         return json.loads(file.read_text(encoding="utf-8"))
 
     folder.mkdir(parents=True, exist_ok=True)
-    found = {
-        name: of(name, lambda name=name: run(f"benchmarks.{name}", [])) for name in ("workers", "database", "load")
-    }  # type: ignore[misc]
+    found: dict[str, Any] = {}
+    for name in ("workers", "database", "load"):
+        found[name] = of(name, partial(run, f"benchmarks.{name}", []))
     found["decode"] = of("decode", seconds_to_decode)
     for name, plan in PLANS.items():
-        options = ["--workers", GPUS, "--audits", plan.audits, "--chunks", plan.chunks(assumed), "--gates", 20]
-        key = f"scheduler, {name}"
-        found[key] = of(key, lambda options=options: run("benchmarks.scheduler", [str(one) for one in options]))  # type: ignore[misc]
+        options = {"workers": GPUS, "audits": plan.audits, "chunks": plan.chunks(assumed), "gates": 20}
+        arguments = [part for option, value in options.items() for part in (f"--{option}", str(value))]
+        found[f"scheduler, {name}"] = of(f"scheduler, {name}", partial(run, "benchmarks.scheduler", arguments))
     return found
 
 

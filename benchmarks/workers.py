@@ -148,10 +148,9 @@ def workers_on(context: Context, audit: Audit) -> int:
 
 def connections_to(context: Context) -> int:
     """How many connections the database has."""
+    clients = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
     with context.sessions.begin() as session:
-        return session.scalars(
-            text("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'")
-        ).one()
+        return int(session.execute(text(clients)).scalar_one())
 
 
 def join(context: Context, inputs: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
