@@ -2,8 +2,10 @@
 
 import http.server
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import null, select, update
