@@ -20,24 +20,26 @@ class CheckpointContents(BaseModel):
 
     Attributes:
         container: kind of file.
-        place: whether the state dict was the whole file or under its key ``state_dict``.
-        entries: number of tensors in it.
-        not_tensors: names of entries of the state dict that are no tensors and were left out.
+        places: keys under which state dicts were, as paths; an empty one is the whole file.
+        entries: number of tensors in them.
+        left_out: paths of what is in the file besides.
+        facts: numbers and words that the file says of its training, as it has them; nobody vouches for them.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    container: Literal["safetensors", "torch zip", "torch legacy"]
-    place: Literal["root", "state_dict"]
+    container: Literal["safetensors", "torch zip", "torch legacy", "torchscript"]
+    places: list[str]
     entries: int
-    not_tensors: list[str]
+    left_out: list[str]
+    facts: dict[str, str]
 
 
 def convert_checkpoint(source: Path, destination: Path, *, name: str | None = None) -> CheckpointContents:
     """Writes the tensors of a checkpoint's state dict to a safetensors file; nothing in it is ever executed.
 
     Args:
-        source: a safetensors file, or a torch file with a state dict, bare or under the key ``state_dict``.
+        source: a safetensors file, or a torch file with state dicts or a module, bare or under keys.
         destination: the safetensors file to write.
         name: what messages call the file; None is its own name.
 

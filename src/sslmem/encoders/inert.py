@@ -35,6 +35,18 @@ STORAGES = {
 MAX_HEADER = 100 * 2**20
 MAX_NAME = 500  # characters
 GIB = 2**30
+MAX_DEPTH = 6  # of mappings in mappings
+MAX_PARTS = 64
+MAX_LEFT_OUT = 100_000
+MAX_MODULES = 100_000
+MAX_MODULE_DEPTH = 100
+MAX_FACTS = 64
+# Keys of a training checkpoint under which optimizers and the like keep tensors that belong to no encoder.
+NO_ENCODERS = frozenset({
+    "optimizer", "optimizers", "optimizer_state_dict", "optimizer_states", "opt", "optim", "optimizer_probes", "probes",
+    "scheduler", "lr_scheduler", "lr_schedulers", "scaler", "fp16_scaler", "grad_scaler", "amp", "callbacks", "loops",
+    "args", "hyper_parameters", "dino_loss", "ibot_loss", "queue", "rng_state",
+})  # fmt: skip
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
@@ -65,15 +77,19 @@ class TensorRef(NamedTuple):
 
 
 class Inert:
-    """Stands for any object of a class that is not known: takes everything, does nothing."""
+    """Stands for any object of a class that is not known: keeps what it was made of, does nothing."""
 
-    def __init__(self, *args: object, **kwargs: object) -> None: ...
+    __slots__ = ("arguments", "state")
+
+    def __init__(self, *args: object, **_kwargs: object) -> None:
+        self.arguments, self.state = args, {}  # type: tuple[object, ...], object
 
     def __call__(self, *_args: object, **_kwargs: object) -> "Inert":
         """Gives another object that does nothing."""
         return Inert()
 
-    def __setstate__(self, state: object) -> None: ...
+    def __setstate__(self, state: object) -> None:
+        self.state = state
 
     def __setitem__(self, key: object, value: object) -> None: ...
 
@@ -172,12 +188,13 @@ class ZipSource:
         if len(names) != 1:
             found = f"a zip archive with {len(names)} entries data.pkl"
             raise Refused("checkpoint-unreadable", f"{found}; expected one, as torch.save writes it")
-        if any(info.compress_type != zipfile.ZIP_STORED for info in self.archive.infolist()):
-            raise Refused("checkpoint-unsafe", "a compressed zip archive; torch.save does not compress")
         self.prefix = names[0][: -len("data.pkl")]
+        # TorchScript compresses its code, which is not read.
+        ours = (names[0], f"{self.prefix}data/", f"{self.prefix}byteorder")
+        if any(i.compress_type != zipfile.ZIP_STORED and i.filename.startswith(ours) for i in self.archive.infolist()):
+            raise Refused("checkpoint-unsafe", "a compressed zip archive; torch.save does not compress")
         names = self.archive.namelist()
-        if f"{self.prefix}constants.pkl" in names:
-            raise Refused("checkpoint-unreadable", "a TorchScript archive; expected a state dict saved by torch.save")
+        self.container = "torchscript" if f"{self.prefix}constants.pkl" in names else "torch zip"
         byteorder = f"{self.prefix}byteorder"
         if byteorder in names and self.archive.read(byteorder).strip() != b"little":
             raise Refused("checkpoint-unreadable", "tensors in big-endian byte order; expected little-endian")
@@ -236,31 +253,112 @@ class LegacySource:
         return data
 
 
-def state_dict(root: object) -> tuple[str, dict[str, TensorRef], list[str]]:
-    """Finds the state dict: the mapping itself or its entry ``state_dict``.
+def find_entries(root: object) -> tuple[list[str], dict[str, TensorRef], list[str]]:
+    """Finds all state dicts: mappings from names to tensors, at most some keys deep, and pickled modules.
 
     Returns:
-        Where it was (``root`` or ``state_dict``), its tensors, and the names of entries that are no tensors.
+        The keys under which they were (an empty one for the whole file), their tensors, and what was left out.
+        With several of them an entry is called ``KEY/NAME``.
     """
-    if not isinstance(root, dict):
+    parts: dict[str, dict[str, TensorRef]] = {}
+    left_out: list[str] = []
+    if isinstance(root, Inert):
+        parts[""] = module_entries(root)
+    elif isinstance(root, dict):
+        _collect(root, "", parts, left_out, 0)
+    else:
         raise Refused(
-            "checkpoint-unreadable",
-            f"expected a state dict, bare or under the key state_dict; found an object of another kind "
-            f"({'a pickled module or class' if isinstance(root, Inert) else type(root).__name__}): "
-            "save encoder.state_dict() instead",
+            "checkpoint-unreadable", f"expected a state dict or a module; found an object of the type {type(root).__name__}"
         )
-    place, entries = "root", root
-    if isinstance(root.get("state_dict"), dict):
-        place, entries = "state_dict", root["state_dict"]
-    tensors = {k: v for k, v in entries.items() if isinstance(k, str) and isinstance(v, TensorRef)}
-    if not tensors:
-        raise Refused(
-            "checkpoint-unreadable",
-            "expected a state dict, bare or under the key state_dict; found a mapping with the keys "
-            + ", ".join(sorted(str(key)[:60] for key in list(root)[:12]))
-            + "; save the state dict among them alone",
-        )
-    return place, tensors, sorted(one_line(str(k)) for k in entries if k not in tensors)
+    parts = {place: entries for place, entries in parts.items() if entries}
+    if not parts:
+        keys = sorted(one_line(str(key))[:60] for key in list(root)[:12]) if isinstance(root, dict) else []
+        found = f"a mapping with the keys {', '.join(keys)}" if keys else "an object without any"
+        raise Refused("checkpoint-unreadable", f"expected a state dict, bare or under a key; found {found}")
+    if len(parts) == 1:
+        ((place, entries),) = parts.items()
+        return [place], entries, sorted(left_out)
+    named = {f"{place}/{name}": ref for place, entries in parts.items() for name, ref in entries.items()}
+    return sorted(parts), named, sorted(left_out)
+
+
+def _collect(
+    mapping: dict[Any, Any], place: str, parts: dict[str, dict[str, TensorRef]], left_out: list[str], depth: int
+) -> None:
+    if len(left_out) > MAX_LEFT_OUT:
+        raise Refused("checkpoint-unsafe", f"more than {MAX_LEFT_OUT} things beside the tensors")
+    tensors: dict[str, TensorRef] = {}
+    below = len(parts)
+    for key, value in mapping.items():
+        path = f"{place}/{key}" if place else str(key)
+        if isinstance(key, str) and isinstance(value, TensorRef):
+            tensors[key] = value
+        elif isinstance(key, str) and key not in NO_ENCODERS and depth < MAX_DEPTH and len(parts) < MAX_PARTS:
+            if isinstance(value, dict):
+                _collect(value, path, parts, left_out, depth + 1)
+            elif isinstance(value, Inert) and (entries := module_entries(value)):
+                parts[path] = entries
+            else:
+                left_out.append(one_line(path))
+        else:
+            left_out.append(one_line(path))
+    if tensors and len(parts) == below:
+        parts[place] = tensors
+    else:  # tensors beside state dicts are counters and queues of the training
+        left_out += [one_line(f"{place}/{key}" if place else key) for key in tensors]
+        if place:
+            left_out.append(one_line(place))
+
+
+def module_entries(root: Inert) -> dict[str, TensorRef]:
+    """The state dict of a pickled module, or of one that TorchScript wrote, whose attributes are its entries."""
+    entries: dict[str, TensorRef] = {}
+    waiting = [("", root, 0)]
+    seen = 0
+    while waiting:
+        prefix, module, depth = waiting.pop()
+        seen += 1
+        if seen > MAX_MODULES or depth > MAX_MODULE_DEPTH:
+            raise Refused("checkpoint-unsafe", f"a module of more than {MAX_MODULES} parts, or one that holds itself")
+        state = module.state
+        if not isinstance(state, dict):
+            continue
+        if isinstance(state.get("_modules"), dict):
+            temporary = _names(state.get("_non_persistent_buffers_set"))
+            buffers = {k: v for k, v in _mapping(state.get("_buffers")).items() if k not in temporary}
+            own = {**_mapping(state.get("_parameters")), **buffers, **state["_modules"]}
+        else:
+            own = state
+        for name, value in own.items():
+            if isinstance(name, str) and isinstance(value, TensorRef):
+                entries[prefix + name] = value
+            elif isinstance(name, str) and isinstance(value, Inert):
+                waiting.append((f"{prefix}{name}.", value, depth + 1))
+    return entries
+
+
+def _mapping(value: object) -> dict[Any, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _names(value: object) -> set[str]:
+    """The members of a pickled set of names."""
+    found = value.arguments[0] if isinstance(value, Inert) and value.arguments else value
+    return {name for name in found if isinstance(name, str)} if isinstance(found, (list, set, tuple)) else set()
+
+
+def find_facts(root: object) -> dict[str, str]:
+    """What the file says of itself besides its tensors: numbers and words at its top and in its arguments."""
+    facts: dict[str, str] = {}
+    for key, value in _mapping(root).items():
+        inner = value.state if isinstance(value, Inert) else value
+        within = _mapping(inner) if key in ("args", "hyper_parameters", "config", "meta") else {}
+        for name, found in ((key, value), *((f"{key}.{name}", found) for name, found in within.items())):
+            if isinstance(name, str) and type(found) in (str, int, float, bool) and len(facts) < MAX_FACTS:
+                if type(found) is int and found.bit_length() > 64:
+                    continue
+                facts[one_line(name)[:60]] = one_line(str(found))[:100]
+    return facts
 
 
 def one_line(text: str) -> str:
@@ -324,17 +422,25 @@ def read_torch(path: Path, destination: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         source: ZipSource | LegacySource
         if zipfile.is_zipfile(path):
-            source, container = ZipSource(path), "torch zip"
+            source = ZipSource(path)
+            container = source.container
         else:
             source, container = LegacySource(file), "torch legacy"
-        place, tensors, others = state_dict(source.root())
+        root = source.root()
+        places, tensors, others = find_entries(root)
         check_names(list(tensors))
         total = sum(math.prod(ref.shape) * ref.storage.item_size for ref in tensors.values())
         if total > 4 * path.stat().st_size + 2**20:
             raise Refused("checkpoint-unsafe", f"the tensors would unfold to {total} bytes, far more than the file has")
         with destination.open("wb") as out:
             write_safetensors(tensors, source, out)
-    return {"container": container, "place": place, "entries": len(tensors), "not_tensors": others}
+    return {
+        "container": container,
+        "places": places,
+        "entries": len(tensors),
+        "left_out": others,
+        "facts": find_facts(root),
+    }
 
 
 def convert(path: Path, destination: Path) -> dict[str, Any]:
@@ -343,7 +449,7 @@ def convert(path: Path, destination: Path) -> dict[str, Any]:
         head = file.read(9)
     if len(head) == 9 and head[8:9] == b"{" and not head.startswith(b"PK"):
         names = check_safetensors(path)
-        return {"container": "safetensors", "place": "root", "entries": len(names), "not_tensors": []}
+        return {"container": "safetensors", "places": [""], "entries": len(names), "left_out": [], "facts": {}}
     if not head.startswith((b"PK", b"\x80")):
         raise Refused("checkpoint-unreadable", f"expected a safetensors or torch file; it begins with {head!r}")
     return read_torch(path, destination)

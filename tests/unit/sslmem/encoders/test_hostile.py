@@ -138,7 +138,7 @@ def test_no_program_beside_the_tensors_is_run(tmp_path: Path, canaries: dict[str
     answers = dict(zip(canaries, read_all(paths), strict=True))
     assert [kind for kind, canary in canaries.items() if canary.exists()] == []
     for kind, answer in answers.items():
-        assert answer.get("not_tensors") == ["x"] or answer.get("code") == "checkpoint-unreadable", kind
+        assert answer.get("left_out") == ["x"] or answer.get("code") == "checkpoint-unreadable", kind
     assert answers["os.system"]["entries"] == 1
 
 
@@ -286,6 +286,32 @@ EXHAUSTING = {
 def test_program_that_would_exhaust_the_machine_is_refused(tmp_path: Path, kind: str) -> None:
     found = read(p.zip_file(tmp_path / "c", EXHAUSTING[kind]))
     assert isinstance(found, (UnreadableCheckpoint, UnsafeCheckpoint))
+
+
+def module(attributes: bytes) -> bytes:
+    """Pushes an object of an unknown class with a state."""
+    return p.named("unknown", "Module") + p.EMPTY_TUPLE + p.NEWOBJ + attributes + p.BUILD
+
+
+def test_modules_that_share_their_parts_without_end_are_refused(tmp_path: Path) -> None:
+    """Each holds the one before it twice: 2**60 paths."""
+    body = module(p.dict_of({"w": p.tensor()})) + b"q\x00"
+    for i in range(60):
+        body += p.POP + module(p.dict_of({"a": b"h" + bytes([i]), "b": b"h" + bytes([i])})) + b"q" + bytes([i + 1])
+    assert isinstance(read(p.zip_file(tmp_path / "c", p.program(body))), UnsafeCheckpoint)
+
+
+def test_module_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    body = p.named("unknown", "Module") + p.EMPTY_TUPLE + p.NEWOBJ + b"q\x00" + p.dict_of({"a": b"h\x00"}) + p.BUILD
+    assert isinstance(read(p.zip_file(tmp_path / "c", p.program(body))), UnsafeCheckpoint)
+
+
+def test_mappings_that_share_their_parts_without_end_are_refused(tmp_path: Path) -> None:
+    """Each of seven holds the one before it a hundred times: 10**14 paths."""
+    body = p.dict_of({"epoch": p.number(1)}) + b"q\x00"
+    for i in range(7):
+        body += p.POP + p.dict_of({f"k{j}": b"h" + bytes([i]) for j in range(100)}) + b"q" + bytes([i + 1])
+    assert isinstance(read(p.zip_file(tmp_path / "c", p.program(body))), UnsafeCheckpoint)
 
 
 @pytest.mark.parametrize("count", [2**28, 2**60])

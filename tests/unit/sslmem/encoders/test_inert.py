@@ -214,12 +214,6 @@ def test_archive_with_one_program_twice_is_refused(tmp_path: Path) -> None:
     assert "a zip archive with 2 entries data.pkl" in refusal(path)
 
 
-def test_torchscript_archive_is_refused(tmp_path: Path) -> None:
-    others = {"archive/constants.pkl": p.program(p.NONE), "archive/code/__torch__.py": b""}
-    path = p.zip_file(tmp_path / "c", p.program(p.dict_of({"w": p.tensor()})), others=others)
-    assert "a TorchScript archive" in refusal(path)
-
-
 @pytest.mark.parametrize(("order", "read"), [(b"little", True), (b"little\n", True), (b"big", False), (b"", False)])
 def test_big_endian_tensors_are_refused(tmp_path: Path, order: bytes, *, read: bool) -> None:
     good = p.program(p.dict_of({"w": p.tensor()}))
