@@ -20,7 +20,12 @@ class LoadReport(BaseModel):
         matched: number of entries loaded.
         dropped: names of the entries of heads that were left out.
         absent_counters: BatchNorm step counters missing in the file, which have no effect in eval mode.
-        method: how the encoder was trained, if that was said.
+        producer: who wrote the file, as far as its entries tell; see :mod:`sslmem.encoders.producers`.
+        branch: which of the encoders in the file this is.
+        other_branches: what the others are called.
+        renamed: number of entries that have another name in the file.
+        dropped_because: number of entries left out, by reason.
+        method: how the encoder was trained, if that was said or the producer's files tell.
         default_representation: which tensor is measured unless another is asked for.
         representation: which tensor is measured; see ``sslmem.encoders.represent``.
         head: the name of the projection head that the file holds, if it is a plain MLP.
@@ -34,6 +39,11 @@ class LoadReport(BaseModel):
     matched: int
     dropped: list[str]
     absent_counters: int
+    producer: str = "unknown"
+    branch: str = "root"
+    other_branches: list[str] = []
+    renamed: int = 0
+    dropped_because: dict[str, int] = {}
     method: str | None = None
     default_representation: str = "pooled"
     representation: str = "pooled"

@@ -268,7 +268,8 @@ def find_entries(root: object) -> tuple[list[str], dict[str, TensorRef], list[st
         _collect(root, "", parts, left_out, 0)
     else:
         raise Refused(
-            "checkpoint-unreadable", f"expected a state dict or a module; found an object of the type {type(root).__name__}"
+            "checkpoint-unreadable",
+            f"expected a state dict or a module; found an object of the type {type(root).__name__}",
         )
     parts = {place: entries for place, entries in parts.items() if entries}
     if not parts:

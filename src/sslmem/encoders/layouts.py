@@ -146,7 +146,9 @@ def _as_timm(renamed: dict[str, Tensor], sources: dict[str, str], eps: float, op
     blocks = {int(found[1]) for name in renamed if (found := re.match(r"blocks\.(\d{1,4})\.", name))}
     depth = max(blocks, default=-1) + 1
     if not 0 < width <= MAX_WIDTH or not 0 < depth <= MAX_DEPTH or len(blocks) != depth:
-        raise StateDictMismatch(f"expected a vision transformer whose blocks are complete; found {len(blocks)} of {depth}")
+        raise StateDictMismatch(
+            f"expected a vision transformer whose blocks are complete; found {len(blocks)} of {depth}"
+        )
     notes: list[str] = []
     registers = renamed["reg_token"].shape[1] if "reg_token" in renamed else 0
     has_class = "cls_token" in renamed
@@ -199,7 +201,7 @@ def _as_timm(renamed: dict[str, Tensor], sources: dict[str, str], eps: float, op
         kwargs["act_layer"] = ACTIVATIONS[activation]
     size = SIZES.get(width, f"w{width}")
     name = f"vit_{size}_patch{side}" + (f"_reg{registers}" if registers else "")
-    shown = f"width {width}, {depth} blocks, {heads} heads, patches of {side}, input {grid * side}, {activation}, eps {epsilon:g}"
+    shown = f"width {width}, {depth} blocks, {heads} heads, patches of {side}, {activation}, eps {epsilon:g}"
     return Found(renamed, sources, partial(VisionTransformer, **kwargs), name, grid * side, [shown, *notes])
 
 
@@ -221,5 +223,3 @@ LAYOUTS: tuple[tuple[str, tuple[tuple[str, ...], ...], Callable[[Entries, Option
         partial(_vit, _CLIP, 1e-5),
     ),
 )
-
-

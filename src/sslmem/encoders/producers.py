@@ -23,7 +23,6 @@ class Producer:
         drop: pattern of entries that belong to no encoder, and why they are left out.
         method: how its encoders are trained, if that is always the same.
         options: what the weights do not show; see :mod:`sslmem.encoders.layouts`.
-        std: of its normalisation, where it is not ImageNet's.
     """
 
     name: str
@@ -91,9 +90,12 @@ PRODUCERS = (
         "MoCo v3",
         marks=(r"(^|/)base_encoder\.", r"(^|/)momentum_encoder\."),
         branches=(("base", r"(.*/)?base_encoder\."), ("momentum", r"(.*/)?momentum_encoder\.")),
-        drop=((r"(base_encoder|momentum_encoder)\.(fc|head)\.", "the projection head"), (r"predictor\.", "the predictor")),
+        drop=(
+            (r"(base_encoder|momentum_encoder)\.(fc|head)\.", "the projection head"),
+            (r"predictor\.", "the predictor"),
+        ),
         method="moco",
-        options={"num_heads": {384: 12}},
+        options={"heads_by_width": {384: 12}},
     ),
     Producer(
         "BYOL (sthalles)",
@@ -162,7 +164,7 @@ PRODUCERS = (
             ("teacher", r"(.*/)?teacher_backbone\."),
             ("student", r"(.*/)?student_backbone\."),
         ),
-        drop=((r"(projection_head|prediction_head|projection_head_momentum|teacher_head|student_head|criterion)\.", "heads"),),
+        drop=((r"((projection|prediction|teacher|student)_head|projection_head_momentum|criterion)\.", "heads"),),
     ),
     Producer(
         "timm or torchvision, with a moving average",

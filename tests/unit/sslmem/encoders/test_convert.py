@@ -194,7 +194,12 @@ def test_torchscript_yields_its_parameters(tmp_path: Path) -> None:
 
 
 def test_several_state_dicts_come_out_each_under_its_key(tmp_path: Path) -> None:
-    content = {"teacher": {"w": STATE["c"]}, "nested": {"deeper": {"w": STATE["b"]}}, "epoch": 1, "opt": {"w": STATE["d"]}}
+    content = {
+        "teacher": {"w": STATE["c"]},
+        "nested": {"deeper": {"w": STATE["b"]}},
+        "epoch": 1,
+        "opt": {"w": STATE["d"]},
+    }
     contents, tensors = convert(save_torch(content, tmp_path / "c"))
     assert contents.places == ["nested/deeper", "teacher"]
     assert contents.left_out == ["epoch", "nested", "opt"]
