@@ -263,6 +263,8 @@ def _load(encoder: EncoderUsed, path: Path, device: torch.device, representation
         mean=encoder.mean,
         std=encoder.std,
         representation=representation,
+        branch=encoder.branch,
+        options=encoder.options,
         device=str(device),
     )
 

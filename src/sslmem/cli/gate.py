@@ -15,7 +15,7 @@ from rich.console import Console
 from sslmem.cli import gate_local, gate_remote
 from sslmem.cli.connection import connect
 from sslmem.cli.gate_outputs import Images, Outputs
-from sslmem.cli.options import load_recipe, stderr, three_numbers
+from sslmem.cli.options import load_recipe, parse_options, stderr, three_numbers
 from sslmem.client.http import Client
 from sslmem.errors import EvidenceError, PolicyError, SpecError
 from sslmem.formats.console import print_report
@@ -40,6 +40,8 @@ def gate(
     dataset: Annotated[UUID | None, typer.Option(help="Id of the dataset, with a server.")] = None,
     timeout: Annotated[float | None, typer.Option(min=0, help="Seconds to wait; cancels nothing.")] = None,
     architecture: Annotated[str | None, typer.Option(help="Name in torchvision or timm; ResNets are inferred.")] = None,
+    branch: Annotated[str | None, typer.Option(help="Which of several encoders in a file: teacher, ema, ...")] = None,
+    option: Annotated[list[str] | None, typer.Option(help="What weights do not show, such as num_heads=6.")] = None,
     method: Annotated[str | None, typer.Option(help="How they were trained: simclr, dino, mae, ...")] = None,
     representation: Annotated[str, typer.Option(help="pooled, cls, mean, tokens, head, layer:NAME, or auto.")] = "auto",
     input_size: Annotated[int | None, typer.Option(min=1, help="Side of the views in pixels.")] = None,
@@ -84,6 +86,8 @@ def gate(
             run.baselines(None)  # what is missing is better known before minutes are spent
             reading = gate_local.Reading(
                 architecture=architecture,
+                branch=branch,
+                options=parse_options(option),
                 method=method,
                 representation=representation,
                 input_size=input_size,

@@ -35,6 +35,8 @@ class Reading:
     """How the checkpoints are to be read; see ``load_checkpoint``."""
 
     architecture: str | None
+    branch: str | None
+    options: dict[str, int | float | bool | str]
     method: str | None
     representation: str
     input_size: int | None
@@ -95,7 +97,7 @@ def score_case(
         spec = make_spec(**fields, input_size=targets[0].input_size)
         null = [name for name, role in roles.items() if role == "external"]
         quality = measure_quality(targets, references, read_samples(dataset, null), spec, device=device)
-        digests, used = _digests(files), _used(files, (*targets, *references))
+        digests, used = _digests(files), _used(files, reading, (*targets, *references))
 
         weights = [[encoder.weights_digest for encoder in part] for part in (targets, references)]
         seed = order_seed(roles_digest(roles), *weights)
@@ -166,6 +168,8 @@ def _load(path: Path, reading: Reading, size: int | None, device: str) -> "Encod
         std=reading.std,
         method=reading.method,
         representation=reading.representation,
+        branch=reading.branch,
+        options=reading.options,
         device=device,
     )
     announce(path, encoder)
@@ -185,7 +189,7 @@ def _digests(files: Files) -> dict[str, str]:
     return found
 
 
-def _used(files: Files, encoders: "Sequence[Encoder]") -> list[EncoderUsed]:
+def _used(files: Files, reading: Reading, encoders: "Sequence[Encoder]") -> list[EncoderUsed]:
     parts = [("target", path) for path in files.targets] + [("reference", path) for path in files.references]
     return [
         EncoderUsed.model_validate(
@@ -193,6 +197,8 @@ def _used(files: Files, encoders: "Sequence[Encoder]") -> list[EncoderUsed]:
                 "part": part,
                 "file": file_digest(path),
                 "architecture": encoder.report.architecture,
+                "branch": encoder.report.branch,
+                "options": reading.options,
                 "input_size": encoder.input_size,
                 "mean": encoder.mean,
                 "std": encoder.std,

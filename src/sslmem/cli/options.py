@@ -28,6 +28,28 @@ def three_numbers(text: str) -> tuple[float, float, float]:
     return numbers[0], numbers[1], numbers[2]
 
 
+def parse_options(texts: list[str] | None) -> dict[str, int | float | bool | str]:
+    """Parses ``num_heads=6``, ``max_pool=true`` and the like; the library knows which there are."""
+    options: dict[str, int | float | bool | str] = {}
+    for text in texts or []:
+        name, equals, value = text.partition("=")
+        if not equals or not name or name in options:
+            raise typer.BadParameter(f"expected NAME=VALUE, each name once, such as num_heads=6; found {text!r}")
+        options[name] = _value(value)
+    return options
+
+
+def _value(text: str) -> int | float | bool | str:
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
 def automatic(text: str) -> int | None:
     """Parses a positive number or ``auto``."""
     if text == "auto":

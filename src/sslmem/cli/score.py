@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from sslmem.cli.options import automatic, load_recipe, part_progress, stderr, three_numbers
+from sslmem.cli.options import automatic, load_recipe, parse_options, part_progress, stderr, three_numbers
 from sslmem.cli.tables import print_summary
 from sslmem.errors import RolesError, SpecError, SslmemError
 from sslmem.roles import Role, match_roles, read_roles
@@ -31,6 +31,8 @@ def score(
     architecture: Annotated[str | None, typer.Option(help="Name in torchvision or timm; ResNets are inferred.")] = None,
     method: Annotated[str | None, typer.Option(help="How they were trained: simclr, dino, mae, ...")] = None,
     representation: Annotated[str, typer.Option(help="pooled, cls, mean, tokens, head, layer:NAME, or auto.")] = "auto",
+    branch: Annotated[str | None, typer.Option(help="Which of several encoders in a file: teacher, ema, ...")] = None,
+    option: Annotated[list[str] | None, typer.Option(help="What weights do not show, such as num_heads=6.")] = None,
     input_size: Annotated[int | None, typer.Option(min=1, help="Side of the views in pixels.")] = None,
     mean: Annotated[str, typer.Option(help="Normalisation of pixels in 0..1, per channel.")] = "0.485,0.456,0.406",
     std: Annotated[str, typer.Option(help="Normalisation of pixels in 0..1, per channel.")] = "0.229,0.224,0.225",
@@ -54,7 +56,7 @@ def score(
     report: Annotated[Path | None, typer.Option(help="Also write a self-contained HTML report here.")] = None,
 ) -> None:  # fmt: skip
     """Scores how much the target memorized each sample, and says so by role."""
-    batch = automatic(batch_size)
+    batch, told = automatic(batch_size), parse_options(option)
     pixels_mean, pixels_std = three_numbers(mean), three_numbers(std)
     if min(pixels_std) <= 0:
         raise SpecError(f"the normalisation divides by std; expected numbers above 0, found {std}")
@@ -101,6 +103,8 @@ def score(
                     std=pixels_std,
                     method=method,
                     representation=wanted.representation if fixed else "auto",
+                    branch=branch,
+                    options=told,
                     device=str(chosen),
                 )
                 probe(encoder)
@@ -210,11 +214,17 @@ def announce(path: Path, encoder: "Encoder") -> None:
     """Says how a checkpoint was understood, so that nothing is assumed in silence."""
     report = encoder.report
     parts = [f"{path.name}: {report.architecture}, {report.matched} entries loaded"]
+    if report.producer != "unknown":
+        parts.append(f"written by {report.producer}")
+    if report.other_branches:
+        parts.append(f"branch {report.branch} (not {', '.join(report.other_branches)})")
+    if report.renamed:
+        parts.append(f"{report.renamed} entries renamed")
     if report.prefix:
         parts.append(f"prefix {report.prefix!r} stripped")
     if report.dropped:
         more = ", ..." if len(report.dropped) > 3 else ""
-        parts.append(f"{len(report.dropped)} entries of heads dropped ({', '.join(report.dropped[:3])}{more})")
+        parts.append(f"{len(report.dropped)} entries dropped ({', '.join(report.dropped[:3])}{more})")
     parts += report.inferred
     parts.append(f"measured: {report.representation}")
     parts.append(f"input {encoder.input_size} px, mean {encoder.mean}, std {encoder.std}")

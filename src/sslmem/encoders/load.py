@@ -132,9 +132,12 @@ def load_encoder(
     return Encoder(module, size, mean, std, digest, report, extract)
 
 
+Loaded = tuple[nn.Module, int, LoadReport]
+
+
 def _recognise(
     entries: Mapping[str, Tensor], architecture: str | None, input_size: int | None, branch: str | None, told: Options
-) -> tuple[nn.Module, int, LoadReport]:
+) -> Loaded:
     """Finds the encoder, builds it, and loads it."""
     if any("flat_param" in name for name in entries):
         raise UnreadableCheckpoint(
@@ -142,25 +145,19 @@ def _recognise(
         )
     producer = producer_of(list(entries))
     places = layouts.find(entries)
-    if architecture is not None:
-        module, size, notes = architectures.build(architecture, _shapes(_beside_stem(entries)), input_size)
-        if prefixes := _prefixes(module.state_dict(), entries):
-            label, prefix, others = _choose(producer, prefixes, branch)
-            own = _without(prefix, entries)
-            found = Found(own, {name: name for name in own})
-            _fit_options(module, {**producer.options, **told}, told, notes)
-            return (
-                module,
-                size,
-                _load_strictly(module, found, entries, architecture, notes, producer, label, prefix, others),
-            )
+    try:
+        if architecture is not None and (
+            by_name := _by_name(entries, architecture, input_size, branch, told, producer)
+        ):
+            return by_name
+    except UnknownArchitecture:
+        if not places:
+            raise
     if not places:
-        if architecture is not None:
-            raise StateDictMismatch(_what_is_missing(module.state_dict(), entries, architecture))
         raise _unknown(entries)
     label, prefix, others = _choose(producer, list(places), branch)
     found = places[prefix](_without(prefix, entries), {**producer.options, **told})
-    if architecture is None and found.build is not None and found.architecture is not None:
+    if found.build is not None and found.architecture is not None and architecture in (None, found.architecture):
         if input_size not in (None, found.input_size):
             raise StateDictMismatch(
                 f"the encoder's positions are for {found.input_size} pixels; found {input_size} asked for"
@@ -170,10 +167,35 @@ def _recognise(
         name = architecture or _infer(found.entries)
         module, size, notes = architectures.build(name, _shapes(found.entries), input_size)
         notes = found.notes + notes
-        if architecture is not None and not _prefixes(module.state_dict(), found.entries):
-            raise StateDictMismatch(_what_is_missing(module.state_dict(), entries, architecture))
         _fit_options(module, {**producer.options, **told}, told, notes)
-    return module, size, _load_strictly(module, found, entries, name, notes, producer, label, prefix, others)
+    report = _load_strictly(module, found, entries, name, notes, producer, label, prefix, others)
+    return module, size, report
+
+
+def _by_name(
+    entries: Mapping[str, Tensor],
+    architecture: str,
+    input_size: int | None,
+    branch: str | None,
+    told: Options,
+    producer: Producer,
+) -> Loaded | None:
+    """Loads an encoder whose entries have the names of the architecture that was told.
+
+    Returns:
+        None if a layout may read them under other names.
+    """
+    module, size, notes = architectures.build(architecture, _shapes(_beside_stem(entries)), input_size)
+    prefixes = _prefixes(module.state_dict(), entries)
+    if not prefixes:
+        if layouts.find(entries):
+            return None
+        raise StateDictMismatch(_what_is_missing(module.state_dict(), entries, architecture))
+    label, prefix, others = _choose(producer, prefixes, branch)
+    own = _without(prefix, entries)
+    _fit_options(module, {**producer.options, **told}, told, notes)
+    found = Found(own, {name: name for name in own})
+    return module, size, _load_strictly(module, found, entries, architecture, notes, producer, label, prefix, others)
 
 
 def _choose(producer: Producer, prefixes: list[str], branch: str | None) -> tuple[str, str, dict[str, str]]:

@@ -75,6 +75,8 @@ class EncoderUsed(_Read):
     part: Literal["target", "reference"]
     file: Digest
     architecture: str
+    branch: str | None = None
+    options: dict[str, int | float | bool | str] = {}
     input_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]

@@ -510,3 +510,13 @@ def test_encoder_of_videos_is_refused_as_one(tmp_path: Path) -> None:
     entries = {**state(vit()), "patch_embed.proj.weight": torch.ones(192, 3, 2, 8, 8)}
     with pytest.raises(StateDictMismatch, match="an encoder of videos"):
         load_checkpoint(save_torch(entries, tmp_path / "c"))
+
+
+@pytest.mark.parametrize("make", [dinov2, moco, sslmem_mae])
+def test_encoder_loads_again_by_the_name_it_was_given(tmp_path: Path, make: Callable[[], Row]) -> None:
+    """A worker and ``verify`` load by the architecture and branch of the report."""
+    path = save_torch(make().content, tmp_path / "c")
+    first = load_checkpoint(path, input_size=32)
+    again = load_checkpoint(path, architecture=first.report.architecture, branch=first.report.branch, input_size=32)
+    assert again.report == first.report
+    assert again.weights_digest == first.weights_digest
