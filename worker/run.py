@@ -103,6 +103,7 @@ class Runner:
     def _inspect_encoder(self, row: Encoder, _: Lease) -> Accept:
         from sslmem.encoders.convert import convert_checkpoint  # noqa: PLC0415
         from sslmem.encoders.load import load_encoder, probe  # noqa: PLC0415
+        from sslmem.encoders.sanity import look_over  # noqa: PLC0415
         from sslmem.scoring import pick_device  # noqa: PLC0415
 
         store = self.context.store
@@ -119,6 +120,7 @@ class Runner:
                 device=str(pick_device(self._settings.device)),
             )
             found = probe(encoder)
+            look_over(encoder)
             values = {
                 "architecture": encoder.report.architecture,
                 "input_size": encoder.input_size,

@@ -159,6 +159,7 @@ def score_case(
 
 def _load(path: Path, reading: Reading, size: int | None, device: str) -> "Encoder":
     from sslmem.encoders.load import load_checkpoint, probe  # noqa: PLC0415
+    from sslmem.encoders.sanity import look_over  # noqa: PLC0415
 
     encoder = load_checkpoint(
         path,
@@ -172,8 +173,9 @@ def _load(path: Path, reading: Reading, size: int | None, device: str) -> "Encod
         options=reading.options,
         device=device,
     )
-    announce(path, encoder)
     probe(encoder)
+    look_over(encoder)
+    announce(path, encoder)
     return encoder
 
 

@@ -25,6 +25,7 @@ def inspect(
     told = parse_options(option)
     from sslmem.encoders.convert import convert_checkpoint  # noqa: PLC0415  torch, below it, takes seconds to load
     from sslmem.encoders.load import load_encoder, probe  # noqa: PLC0415
+    from sslmem.encoders.sanity import look_over  # noqa: PLC0415
 
     found: dict[str, Any] = {"file": file.name, "usable": False}
     with tempfile.TemporaryDirectory(prefix="sslmem-") as folder:
@@ -34,6 +35,7 @@ def inspect(
             found |= contents.model_dump()
             encoder = load_encoder(plain, architecture=architecture, branch=branch, options=told, input_size=input_size)
             width = probe(encoder, num_views=2).representation_dim
+            look_over(encoder)
         except SslmemError as error:
             found |= {"code": error.code, "detail": error.detail, "confidence": "none"}
         else:
@@ -74,6 +76,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         reasons = ", ".join(f"{num} of {reason}" for reason, num in report["dropped_because"].items())
         lines.append(f"left out: {reasons}")
     lines.append("notes: " + "; ".join(report["inferred"]))
+    lines += [f"SUSPECT: {suspicion}" for suspicion in report["suspicions"]]
     if report["method"] is None:
         lines.append("to be told: --method, how it was trained; --mean and --std, unless ImageNet's")
     else:

@@ -83,6 +83,7 @@ def score(
 
     from sslmem.datasets.source import open_dataset  # noqa: PLC0415  numpy, and below torch, take seconds to load
     from sslmem.encoders.load import load_checkpoint, probe  # noqa: PLC0415
+    from sslmem.encoders.sanity import look_over  # noqa: PLC0415
     from sslmem.local import score_dataset, write_scores  # noqa: PLC0415
     from sslmem.report.html import render_report  # noqa: PLC0415
     from sslmem.scoring import pick_device  # noqa: PLC0415
@@ -108,6 +109,7 @@ def score(
                     device=str(chosen),
                 )
                 probe(encoder)
+                look_over(encoder)
             announce(path, encoder)
             return encoder
 
@@ -229,3 +231,5 @@ def announce(path: Path, encoder: "Encoder") -> None:
     parts.append(f"measured: {report.representation}")
     parts.append(f"input {encoder.input_size} px, mean {encoder.mean}, std {encoder.std}")
     stderr.print("; ".join(parts), highlight=False, soft_wrap=True)
+    for suspicion in report.suspicions:
+        stderr.print(f"SUSPECT: {path.name}: {suspicion}", style="bold red", highlight=False, soft_wrap=True)

@@ -29,6 +29,7 @@ class LoadReport(BaseModel):
         default_representation: which tensor is measured unless another is asked for.
         representation: which tensor is measured; see ``sslmem.encoders.represent``.
         head: the name of the projection head that the file holds, if it is a plain MLP.
+        suspicions: what speaks against the encoder; with any it is suspect. See :mod:`sslmem.encoders.sanity`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -48,6 +49,7 @@ class LoadReport(BaseModel):
     default_representation: str = "pooled"
     representation: str = "pooled"
     head: str | None = None
+    suspicions: list[str] = []
 
 
 @dataclass

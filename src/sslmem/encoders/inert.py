@@ -6,6 +6,7 @@ here every global that the program asks for resolves to a recorder in this file,
 containers and nothing else. What a recorder returns cannot be changed afterwards, so what was checked stays true.
 """
 
+import ctypes
 import json
 import math
 import pickle
@@ -47,6 +48,7 @@ NO_ENCODERS = frozenset({
     "scheduler", "lr_scheduler", "lr_schedulers", "scaler", "fp16_scaler", "grad_scaler", "amp", "callbacks", "loops",
     "args", "hyper_parameters", "dino_loss", "ibot_loss", "queue", "rng_state",
 })  # fmt: skip
+CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
@@ -465,6 +467,18 @@ def limit(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
+def cut_network() -> bool:
+    """Moves this process into a network of its own, without interfaces; whether the system allows that.
+
+    Linux alone has such networks, and some containers forbid them. The reader opens no connection in any case.
+    """
+    try:
+        unshare = ctypes.CDLL(None, use_errno=True).unshare
+    except (OSError, AttributeError):
+        return False
+    return bool(unshare(CLONE_NEWNET) == 0 or unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0)
+
+
 def answer(source: Path, destination: Path) -> dict[str, Any]:
     """Converts a checkpoint and says what was found, or the code and sentence of a refusal."""
     try:
@@ -481,6 +495,7 @@ def answer(source: Path, destination: Path) -> dict[str, Any]:
 def main() -> None:
     """Prints one JSON object, the answer."""
     source, destination = Path(sys.argv[1]), Path(sys.argv[2])
+    cut_network()
     limit(source.stat().st_size)
     json.dump(answer(source, destination), sys.stdout)
 

@@ -5,6 +5,7 @@ import io
 import json
 import pickle
 import random
+import socket
 import struct
 import subprocess
 import sys
@@ -245,6 +246,35 @@ def test_recorders_cannot_be_rewired(target: bytes, name: str) -> None:
 def test_nonsense_where_tensors_stand_is_refused(tmp_path: Path, body: bytes) -> None:
     path = p.zip_file(tmp_path / "c", p.program(p.dict_of({"w": body})))
     assert inert.answer(path, tmp_path / "out")["code"] == "checkpoint-unreadable"
+
+
+# The network
+
+CONNECTS = """
+import importlib.util, socket, sys
+spec = importlib.util.spec_from_file_location("inert", sys.argv[1])
+inert = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(inert)
+cut = sys.argv[3] == "cut" and inert.cut_network()
+try:
+    socket.create_connection(("127.0.0.1", int(sys.argv[2])), timeout=5)
+    print(cut, "reached")
+except OSError:
+    print(cut, "nothing")
+"""
+
+
+def test_reader_reaches_no_network_where_the_system_can_cut_it_off() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        cut, whole = (
+            subprocess.run(
+                [sys.executable, "-I", "-c", CONNECTS, inert.__file__, port, how], capture_output=True, check=True
+            ).stdout.split()
+            for how in ("cut", "whole")
+        )
+    assert whole == [b"False", b"reached"]
+    assert cut in ([b"True", b"nothing"], [b"False", b"reached"])
 
 
 # Memory and time
