@@ -3,11 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# Extra arguments of make test and make demo, such as make test ARGS="tests/unit -x" or make demo ARGS=--null.
+# Extra arguments of make test, make chaos and make demo, such as make test ARGS="tests/unit -x" or make demo ARGS=--null.
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test check format docs performance constraints clean
+.PHONY: help setup demo run test chaos check format docs performance constraints clean
 
 help:  ## Shows this list
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ run: $(INSTALLED)  ## Runs the whole service on this machine until Ctrl-C
 
 test: $(INSTALLED)  ## Runs the tests, against a real PostgreSQL and Redis of their own
 	$(BIN)/python -m pytest $(ARGS)
+
+chaos: $(INSTALLED)  ## Does 200 faults to running audits (about 25 minutes): make chaos ARGS="--faults 40 --seed 7"
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 check: $(INSTALLED)  ## Static checks: format, lint, strict types, import contracts, migrations
 	$(BIN)/ruff format --check .

@@ -1,24 +1,22 @@
 """``python -m api`` serves the HTTP API."""
 
-import uvicorn
+import contextlib
+import sys
 
-from api.main import create_app
+from api.server import create_server
 from service.logs import set_up_logging
 from service.settings import get_settings
 
 
 def main() -> None:
-    """Serves until SIGTERM or SIGINT; requests under way get 10 seconds to end."""
+    """Serves until SIGTERM or SIGINT; requests under way get 10 seconds to end, streams end at once."""
     settings = get_settings()
     set_up_logging(settings.log_level)
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=10,
-    )
+    server = create_server(settings, host=settings.host, port=settings.port, graceful_seconds=10)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        sys.exit(3)
 
 
 if __name__ == "__main__":

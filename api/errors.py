@@ -4,7 +4,7 @@ import logging
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -46,8 +46,16 @@ def problem(request: Request, status: int, code: str, detail: str, **more: Any) 
     )
 
 
+class NothingMore(Exception):
+    """A stream has ended for good; 204 tells clients not to come back."""
+
+
 def add_error_handlers(app: FastAPI) -> None:
     """Registers the handlers of all kinds of errors."""
+
+    @app.exception_handler(NothingMore)
+    async def _nothing_more(_: Request, __: NothingMore) -> Response:
+        return Response(status_code=HTTPStatus.NO_CONTENT)
 
     @app.exception_handler(ServiceError)
     async def _service(request: Request, error: ServiceError) -> JSONResponse:

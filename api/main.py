@@ -1,12 +1,13 @@
 """The HTTP application."""
 
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
 from api.errors import add_error_handlers
-from api.routes import audits, datasets, encoders, operations
+from api.routes import audits, datasets, encoders, events, operations, webhooks
 from api.schemas import Problem
 from service.context import Context
 from service.settings import Settings
@@ -34,9 +35,10 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="sslmem", version=__version__, description=DESCRIPTION, lifespan=lifespan, redoc_url=None)
     app.state.context = context
+    app.state.stopping = threading.Event()  # set by the server when streams shall end
     add_error_handlers(app)
     app.include_router(operations.public)
-    for module in (encoders, datasets, audits, operations):
+    for module in (encoders, datasets, audits, events, webhooks, operations):
         app.include_router(module.router)
     _document(app)
     return app

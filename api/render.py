@@ -1,27 +1,41 @@
 """Rows of the database as bodies of responses."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
-from api.schemas import AuditOut, DatasetOut, EncoderOut, Failure, ProgressOut, RoleSetOut, WorkerOut
-from models.audit import Audit
+from api.schemas import (
+    AuditOut,
+    ChunkOut,
+    DatasetOut,
+    EncoderOut,
+    EventOut,
+    Failure,
+    ProgressOut,
+    RoleSetOut,
+    TwinsOut,
+    WorkerOut,
+)
+from models.audit import Audit, Chunk
 from models.dataset import Dataset, RoleSet
 from models.encoder import Encoder
+from models.event import AuditEvent
 from models.operations import Worker
 from service.audits import Progress
 
 
-def _failure(row: Encoder | Dataset | Audit, *, failed: bool) -> Failure | None:
+def _failure(row: Encoder | Dataset | Audit | Chunk, *, failed: bool) -> Failure | None:
     if not failed or row.failure_code is None:
         return None
     return Failure(code=row.failure_code, detail=row.failure_detail or "")
 
 
-def _resource(row: Encoder | Dataset, collection: str) -> dict[str, Any]:
+def _resource(row: Encoder | Dataset, collection: str, reason: str | None) -> dict[str, Any]:
     return {
         "id": row.id,
         "name": row.name,
         "state": row.state,
+        "reason": reason,
         "failure": _failure(row, failed=row.state == "refused"),
         "artifact_digest": row.artifact_digest,
         "num_bytes": row.num_bytes,
@@ -30,10 +44,10 @@ def _resource(row: Encoder | Dataset, collection: str) -> dict[str, Any]:
     }
 
 
-def encoder_out(row: Encoder) -> EncoderOut:
+def encoder_out(row: Encoder, reason: str | None) -> EncoderOut:
     """An encoder."""
     return EncoderOut(
-        **_resource(row, "encoders"),
+        **_resource(row, "encoders", reason),
         architecture=row.architecture,
         input_size=row.input_size,
         mean=row.mean,
@@ -46,9 +60,18 @@ def encoder_out(row: Encoder) -> EncoderOut:
     )
 
 
-def dataset_out(row: Dataset) -> DatasetOut:
+def dataset_out(row: Dataset, reason: str | None) -> DatasetOut:
     """A dataset."""
-    return DatasetOut(**_resource(row, "datasets"), num_samples=row.num_samples)
+    answer = DatasetOut(
+        **_resource(row, "datasets", reason),
+        format=row.format,
+        num_samples=row.num_samples,
+        num_skipped=row.num_skipped,
+        num_equal=row.num_equal,
+        labels=row.labels,
+    )
+    answer.links["samples"] = f"{answer.links['self']}/samples"
+    return answer
 
 
 def role_set_out(row: RoleSet) -> RoleSetOut:
@@ -60,12 +83,17 @@ def role_set_out(row: RoleSet) -> RoleSetOut:
         digest=row.digest,
         num_samples=row.num_samples,
         counts=row.counts,
+        twins=None if row.twins is None else [TwinsOut.model_validate(pair) for pair in row.twins],
         created_at=row.created_at,
     )
 
 
 def audit_out(
-    row: Audit, encoders: Mapping[str, Sequence[Encoder]], progress: Progress, reason: str | None
+    row: Audit,
+    encoders: Mapping[str, Sequence[Encoder]],
+    progress: Progress,
+    reason: str | None,
+    deadline: datetime | None,
 ) -> AuditOut:
     """An audit."""
     here = f"/v1/audits/{row.id}"
@@ -75,12 +103,14 @@ def audit_out(
         state=row.state,
         project=row.project,
         priority=row.priority,
+        queue=row.queue,
         progress=ProgressOut(
             samples_done=progress.samples_done,
             samples_total=progress.samples_total,
             seconds_left=progress.seconds_left,
         ),
         reason=reason,
+        deadline_at=deadline,
         failure=_failure(row, failed=row.state == "failed"),
         dataset_id=row.dataset_id,
         role_set_id=row.role_set_id,
@@ -93,16 +123,44 @@ def audit_out(
         finished_at=row.finished_at,
         links={
             "self": here,
+            "events": f"{here}/events",
             "summary": f"{here}/summary",
             "evidence": f"{here}/evidence",
+            "chunks": f"{here}/chunks",
             "scores": f"{here}/scores",
             "report": f"{here}/report",
         },
     )
 
 
+def chunk_out(row: Chunk) -> ChunkOut:
+    """A chunk."""
+    return ChunkOut(
+        number=row.number,
+        start=row.start,
+        stop=row.stop,
+        state=row.state,
+        attempts=row.attempts,
+        samples_done=row.num_done,
+        worker=row.lease_owner and row.lease_owner.rpartition(":")[0],  # without the name of the claim
+        lease_expires_at=row.lease_expires_at,
+        available_at=row.available_at,
+        failure=_failure(row, failed=row.failure_code is not None),
+    )
+
+
+def event_out(row: AuditEvent) -> EventOut:
+    """An event."""
+    return EventOut.model_validate(row)
+
+
 def worker_out(row: Worker, *, alive: bool) -> WorkerOut:
     """A worker."""
     return WorkerOut(
-        id=row.id, device=row.device, alive=alive, started_at=row.started_at, last_seen_at=row.last_seen_at
+        id=row.id,
+        device=row.device,
+        queues=row.queues,
+        alive=alive,
+        started_at=row.started_at,
+        last_seen_at=row.last_seen_at,
     )

@@ -14,9 +14,13 @@ Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", examples=["sha25
 # PostgreSQL keeps any character in text but NUL.
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
 Architecture = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$", examples=["resnet18"])]
+QueueName = Literal["default", "gpu"]
 Method = Annotated[str, Field(max_length=50, pattern=r"^[A-Za-z0-9_.-]+$", examples=["simclr", "dino", "mae"])]
 Channels = Annotated[list[FiniteFloat], Field(min_length=3, max_length=3)]
 PositiveChannels = Annotated[list[Annotated[FiniteFloat, Field(gt=0)]], Field(min_length=3, max_length=3)]
+
+
+WebhookEvent = Literal["audit.succeeded", "audit.failed", "audit.cancelled"]
 
 
 class Body(BaseModel):
@@ -64,11 +68,12 @@ class DatasetBody(Body):
 
 
 class Resource(BaseModel):
-    """What encoders and datasets share."""
+    """What encoders and datasets share; ``reason`` says why the check does not begin, if it does not."""
 
     id: uuid.UUID
     name: str
     state: Literal["received", "checking", "ready", "refused"]
+    reason: str | None
     failure: Failure | None
     artifact_digest: str
     num_bytes: int
@@ -91,9 +96,37 @@ class EncoderOut(Resource):
 
 
 class DatasetOut(Resource):
-    """A dataset."""
+    """A dataset; what the check found is null until it is ready.
 
+    ``num_skipped`` samples cannot be scored, ``num_equal`` are the same file as another one; ``labels`` counts samples.
+    """
+
+    format: str | None
     num_samples: int | None
+    num_skipped: int | None
+    num_equal: int | None
+    labels: dict[str, int] | None
+
+
+class SampleOut(BaseModel):
+    """A sample of a dataset; ``skipped`` says why it cannot be scored, if so."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    path: str
+    sample_key: str
+    label: str | None
+    skipped: str | None
+
+
+class TwinsOut(BaseModel):
+    """Samples of a role that are the same file as one of another role, or else look like one; a few pairs of them."""
+
+    role: Role
+    other: Role
+    num_exact: int
+    num_near: int
+    examples: list[list[str]]
 
 
 class RoleSetOut(BaseModel):
@@ -105,6 +138,7 @@ class RoleSetOut(BaseModel):
     digest: str
     num_samples: int
     counts: dict[str, int]
+    twins: list[TwinsOut] | None = Field(description="By pair of roles; pairs without any are left out.")
     created_at: datetime
 
 
@@ -139,6 +173,7 @@ class AuditBody(Body):
     role_set_id: uuid.UUID
     spec: SpecBody = Field(default_factory=SpecBody)
     priority: int = Field(default=0, ge=-100, le=100, description="Higher goes first.")
+    queue: QueueName = Field(default="default", description="`gpu`: only workers with a GPU may take it.")
     force: bool = Field(default=False, description="Make a new audit even if the same was requested before.")
 
 
@@ -151,15 +186,17 @@ class ProgressOut(BaseModel):
 
 
 class AuditOut(BaseModel):
-    """An audit; ``reason`` says why nothing moves, if nothing does."""
+    """An audit; ``reason`` says why nothing moves, if nothing does; ``deadline_at`` is when it fails if that lasts."""
 
     id: uuid.UUID
     name: str
     state: Literal["queued", "running", "paused", "finalising", "succeeded", "failed", "cancelled"]
     project: str
     priority: int
+    queue: QueueName
     progress: ProgressOut
     reason: str | None
+    deadline_at: datetime | None
     failure: Failure | None
     dataset_id: uuid.UUID
     role_set_id: uuid.UUID
@@ -171,6 +208,21 @@ class AuditOut(BaseModel):
     started_at: datetime | None
     finished_at: datetime | None
     links: dict[str, str]
+
+
+class ChunkOut(BaseModel):
+    """A part of an audit that one worker computes at a time; ``failure`` is of the last try, if that failed."""
+
+    number: int
+    start: int
+    stop: int
+    state: Literal["queued", "running", "done", "failed", "cancelled"]
+    attempts: int
+    samples_done: int
+    worker: str | None
+    lease_expires_at: datetime | None
+    available_at: datetime
+    failure: Failure | None
 
 
 class ScoreOut(BaseModel):
@@ -198,16 +250,82 @@ class ScoreOut(BaseModel):
     skipped: str | None
 
 
-class QueueOut(BaseModel):
-    """What waits for workers, and what they have."""
+class EventOut(BaseModel):
+    """What happened to an audit; ``type`` is audit. or chunk. and the state moved to."""
 
     model_config = ConfigDict(from_attributes=True)
 
+    number: int
+    type: str
+    created_at: datetime
+    data: dict[str, Any]
+
+
+class WebhookBody(Body):
+    """Adds a webhook."""
+
+    url: str = Field(max_length=2000, description="https, at a public address.", examples=["https://hooks.example/x"])
+    events: list[WebhookEvent] = Field(default=["audit.succeeded", "audit.failed", "audit.cancelled"], min_length=1)
+
+
+class WebhookOut(BaseModel):
+    """A webhook, without its secret."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: uuid.UUID
+    url: str
+    events: list[str]
+    created_at: datetime
+    disabled_at: datetime | None
+
+
+class NewWebhook(WebhookOut):
+    """A webhook that was just added, with the secret that it verifies deliveries with; it is not shown again."""
+
+    secret: str
+
+
+class AttemptOut(BaseModel):
+    """One attempt to deliver; neither status nor error while it is under way."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    number: int
+    started_at: datetime
+    ended_at: datetime | None
+    status: int | None
+    error: str | None
+
+
+class DeliveryOut(BaseModel):
+    """What is or was delivered to a webhook."""
+
+    id: uuid.UUID
+    type: str
+    state: Literal["waiting", "sending", "delivered", "failed"]
+    payload: dict[str, Any]
+    created_at: datetime
+    next_attempt_at: datetime | None
+    attempts: list[AttemptOut]
+
+
+class QueueOut(BaseModel):
+    """What waits for the workers of a queue, and what they have.
+
+    Workers with a GPU serve both queues, the others ``default`` alone. ``reason`` says why what waits does not move.
+    """
+
+    model_config = ConfigDict(from_attributes=True)
+
+    name: QueueName
     workers_alive: int
+    last_seen_at: datetime | None
     audits_open: int
     chunks_waiting: int
     chunks_running: int
     checks_waiting: int
+    reason: str | None
 
 
 class WorkerOut(BaseModel):
@@ -215,6 +333,7 @@ class WorkerOut(BaseModel):
 
     id: str
     device: str
+    queues: list[QueueName]
     alive: bool
     started_at: datetime
     last_seen_at: datetime

@@ -67,19 +67,15 @@ async def _write(request: Request, artifact: IncomingArtifact) -> None:
     await run_in_threadpool(artifact.write, bytes(buffer))
 
 
-async def receive_text(request: Request, limit: int) -> str:
-    """Returns the body of a request as text.
+async def receive_bytes(request: Request, limit: int) -> bytes:
+    """Returns the body of a request.
 
     Raises:
         UploadTooLarge: it is larger than the limit.
-        InvalidRequest: it is not UTF-8.
     """
     body = bytearray()
     async for data in request.stream():
         body += data
         if len(body) > limit:
             raise UploadTooLarge(f"expected at most {limit} bytes; more arrived")
-    try:
-        return body.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(f"expected text in UTF-8; {error}") from error
+    return bytes(body)

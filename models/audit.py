@@ -3,7 +3,7 @@
 import uuid
 from typing import Any
 
-from sqlalchemy import CheckConstraint, Float, ForeignKey, Index, UniqueConstraint, desc
+from sqlalchemy import CheckConstraint, Float, ForeignKey, Index, Integer, UniqueConstraint
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -12,6 +12,7 @@ from models.states import AUDIT_MOVES, CHUNK_MOVES
 
 AUDIT_STATES = tuple(AUDIT_MOVES)
 CHUNK_STATES = tuple(CHUNK_MOVES)
+QUEUES = ("default", "gpu")
 
 
 class Audit(Base):
@@ -20,6 +21,10 @@ class Audit(Base):
     Attributes:
         summary: what was found, once it succeeded; see ``sslmem.report.summary``.
         finalise_attempts: how often a worker began to summarise it.
+        lease_owner: the worker that summarises it now.
+        lease_expires_at: when that worker counts as lost unless it renews.
+        queue: which workers may take its chunks: those with a GPU alone, or all.
+        moved_at: when its state last changed or a chunk of it was done; its deadline counts from then.
         project: whose it is: the name of the token that requested it.
         priority: higher goes first.
         request_digest: of what was asked for, to find the same request again.
@@ -31,6 +36,7 @@ class Audit(Base):
     __tablename__ = "audits"
     __table_args__ = (
         one_of("state", AUDIT_STATES),
+        one_of("queue", QUEUES),
         CheckConstraint("(state = 'succeeded') = (summary IS NOT NULL)", name="summary"),
         CheckConstraint("(state = 'failed') = (failure_code IS NOT NULL)", name="failure"),
         Index("ix_audits_project_claimed_at", "project", "claimed_at"),
@@ -52,6 +58,10 @@ class Audit(Base):
     failure_detail: Mapped[str | None]
     enqueued_at: Mapped[Time | None]
     finalise_attempts: Mapped[int] = mapped_column(default=0, server_default="0")
+    lease_owner: Mapped[str | None]
+    lease_expires_at: Mapped[Time | None]
+    queue: Mapped[str] = mapped_column(default="default", server_default="default")
+    moved_at: Mapped[Now]
     project: Mapped[str] = mapped_column(default="", server_default="")
     priority: Mapped[int] = mapped_column(default=0, server_default="0")
     request_digest: Mapped[str | None] = mapped_column(index=True)
@@ -87,6 +97,8 @@ class Chunk(Job, Base):
         one_of("state", CHUNK_STATES),
         UniqueConstraint("audit_id", "number"),
         Index("ix_chunks_open", "state", postgresql_where="state IN ('queued', 'running')"),
+        # The next chunk of an audit, and whether there is one, must not cost more the more are done.
+        Index("ix_chunks_not_done", "audit_id", "number", postgresql_where="state <> 'done'"),
     )
 
     id: Mapped[Id]
@@ -99,16 +111,16 @@ class Chunk(Job, Base):
 
 
 class Score(Base):
-    """What was measured of one sample; see ``sslmem.scoring.SampleScore``."""
+    """What was measured of one sample; see ``sslmem.scoring.SampleScore``.
+
+    Rows are written under a lock on their audit, and a trigger on audits deletes them with it: a foreign key would be
+    checked for each row, which takes longer than the row. The order by score is in :class:`ScoreBlock`.
+    """
 
     __tablename__ = "scores"
-    __table_args__ = (
-        CheckConstraint("(score IS NULL) = (skipped IS NOT NULL)", name="score_or_reason"),
-        Index("ix_scores_audit_id_score", "audit_id", desc("score"), "position"),
-        Index("ix_scores_audit_id_role_score", "audit_id", "role", desc("score"), "position"),
-    )
+    __table_args__ = (CheckConstraint("(score IS NULL) = (skipped IS NOT NULL)", name="score_or_reason"),)
 
-    audit_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("audits.id", ondelete="CASCADE"), primary_key=True)
+    audit_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     position: Mapped[int] = mapped_column(primary_key=True)
     sample: Mapped[str]
     sample_key: Mapped[str]
@@ -123,3 +135,36 @@ class Score(Base):
     reference_spread: Mapped[float | None]
     num_views: Mapped[int | None]
     skipped: Mapped[str | None]
+
+
+class ScoreBlock(Base):
+    """A stretch of an audit's scores in falling order, written when the audit is summarised.
+
+    Attributes:
+        role: whose scores are ordered; empty for those of all roles.
+        number: of the stretch, from the highest scores on.
+        first_score: the highest of it.
+        first_position: of that sample; among equal scores positions rise.
+        positions: of its samples, in order.
+    """
+
+    __tablename__ = "score_blocks"
+    __table_args__ = (Index("ix_score_blocks_first_score", "audit_id", "role", "first_score", "number"),)
+
+    audit_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("audits.id", ondelete="CASCADE"), primary_key=True)
+    role: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    first_score: Mapped[float]
+    first_position: Mapped[int]
+    positions: Mapped[list[int]] = mapped_column(ARRAY(Integer))
+
+
+class AuditEvidence(Base):
+    """Evidence of an audit that succeeded, at one confidence and false discovery rate, computed once."""
+
+    __tablename__ = "audit_evidence"
+
+    audit_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("audits.id", ondelete="CASCADE"), primary_key=True)
+    confidence: Mapped[float] = mapped_column(primary_key=True)
+    fdr: Mapped[float] = mapped_column(primary_key=True)
+    evidence: Mapped[dict[str, Any]]

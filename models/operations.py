@@ -2,6 +2,8 @@
 
 import uuid
 
+from sqlalchemy import String
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, Id, Now, Time
@@ -19,12 +21,18 @@ class ApiToken(Base):
 
 
 class Worker(Base):
-    """A worker process that consumes the queue, with its last sign of life."""
+    """A worker process, with its last sign of life.
+
+    Attributes:
+        device: where it computes.
+        queues: that it takes work from.
+    """
 
     __tablename__ = "workers"
 
     id: Mapped[str] = mapped_column(primary_key=True)
     device: Mapped[str]
+    queues: Mapped[list[str]] = mapped_column(ARRAY(String), default=["default"], server_default="{default}")
     started_at: Mapped[Now]
     last_seen_at: Mapped[Time]
 

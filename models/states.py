@@ -24,16 +24,23 @@ CHUNK_MOVES: Moves = {
     "cancelled": ("queued",),
 }
 INTAKE_MOVES: Moves = {
-    "received": ("checking",),
+    "received": ("checking", "refused"),  # nobody checked it in time
     "checking": ("ready", "refused", "received"),
     "ready": (),
-    "refused": (),
+    "refused": ("received",),  # registered again after a failure that was not its own
+}
+DELIVERY_MOVES: Moves = {
+    "waiting": ("sending", "failed"),
+    "sending": ("delivered", "waiting", "failed"),
+    "delivered": ("waiting",),  # delivered again because somebody asked
+    "failed": ("waiting",),
 }
 TABLES: Mapping[str, Moves] = {
     "audits": AUDIT_MOVES,
     "chunks": CHUNK_MOVES,
     "encoders": INTAKE_MOVES,
     "datasets": INTAKE_MOVES,
+    "webhook_deliveries": DELIVERY_MOVES,
 }
 ENDED = ("succeeded", "failed", "cancelled")  # an audit that does not move unless somebody asks for it
 

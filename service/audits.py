@@ -4,28 +4,29 @@ import math
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, func, select, update
+from sqlalchemy import ColumnElement, case, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from models.audit import Audit, AuditEncoder, Chunk
 from models.dataset import Dataset
 from models.encoder import Encoder
-from models.operations import Worker
 from service import intake
 from service.errors import AuditNotFound, InvalidRequest
 from service.idempotency import digest_of
-from service.queue import SCORE_CHUNK, JobQueue
+from service.queue import DEFAULT, SCORE_CHUNK, JobQueue
 from service.roles import get_roles
 from service.settings import Settings
 from service.turns import ahead_of
-from service.workers import ALIVE_SECONDS
+from service.workers import clock, crew_of
 from sslmem.spec import COMPAT_FIELDS, ScoreSpec
 
 MIN_CHUNK, MAX_CHUNK = 16, 50_000
 FIRST_MESSAGES = 64
+# Whoever has an audit locked computes nothing meanwhile. A program that stops there for so long, frozen or swapped out,
+# loses its transaction, so that it does not hold up the audit's other workers and the sweeper.
+LOCK_IDLE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def request_audit(
     spec: Mapping[str, Any],
     project: str = "",
     priority: int = 0,
+    worker_queue: str = DEFAULT,
     force: bool = False,
 ) -> tuple[Audit, bool]:
     """Plans an audit into chunks; the queue is told once that has committed.
@@ -66,6 +68,7 @@ def request_audit(
         spec: fields of a :class:`ScoreSpec` but for the input size, which is the encoders'.
         project: whose audit it is; projects share the workers evenly.
         priority: those of higher priority go first, whoever's they are.
+        worker_queue: ``gpu`` if only workers with a GPU may take it, else ``default``.
         force: make a new one even if the same was asked for before.
 
     Returns:
@@ -106,6 +109,7 @@ def request_audit(
         num_samples=role_set.num_samples,
         project=project,
         priority=priority,
+        queue=worker_queue,
         request_digest=request_digest,
     )
     session.add(audit)
@@ -122,7 +126,7 @@ def request_audit(
     ]
     session.add_all(chunks)
     session.flush()
-    announce_first(session, queue, audit.id)
+    announce_first(session, queue, audit)
     return audit, True
 
 
@@ -133,17 +137,17 @@ def _same(session: Session, request_digest: str) -> Audit | None:
     return session.scalar(same.order_by(Audit.created_at.desc()).limit(1))
 
 
-def announce_first(session: Session, queue: JobQueue, audit_id: uuid.UUID) -> None:
+def announce_first(session: Session, queue: JobQueue, audit: Audit) -> None:
     """Announces the first few waiting chunks; of a long audit the rest is announced as it is reached."""
     first = (
         select(Chunk.id)
-        .where(Chunk.audit_id == audit_id, Chunk.state == "queued", Chunk.enqueued_at.is_(None))
+        .where(Chunk.audit_id == audit.id, Chunk.state == "queued", Chunk.enqueued_at.is_(None))
         .order_by(Chunk.number)
         .limit(FIRST_MESSAGES)
     )
     for chunk_id in list(session.scalars(first)):
         session.execute(update(Chunk).where(Chunk.id == chunk_id).values(enqueued_at=func.clock_timestamp()))
-        queue.send_after_commit(session, SCORE_CHUNK, chunk_id)
+        queue.send_after_commit(session, SCORE_CHUNK, chunk_id, audit.queue)
 
 
 def _resolved(spec: Mapping[str, Any], encoders: Sequence[Encoder]) -> dict[str, Any]:
@@ -184,6 +188,8 @@ def get_audit(session: Session, audit_id: uuid.UUID) -> Audit:
 
 def lock_audit(session: Session, audit_id: uuid.UUID) -> Audit | None:
     """Returns an audit locked until the transaction ends. Always taken before its chunks, so nothing deadlocks."""
+    limit = f"{LOCK_IDLE_SECONDS * 1000:.0f}ms"
+    session.execute(select(func.set_config("idle_in_transaction_session_timeout", limit, True)))
     return session.get(Audit, audit_id, with_for_update={"key_share": True}, populate_existing=True)
 
 
@@ -223,26 +229,21 @@ def reason_of(session: Session, audit: Audit) -> str | None:
         return "paused; no further chunk begins until it is resumed"
     if audit.state not in ("queued", "running", "finalising"):
         return None
-    now, seen = session.execute(select(func.clock_timestamp(), func.max(Worker.last_seen_at))).one()
-    if seen is None:
-        return "no worker has ever connected; start one with python -m worker"
-    if (now - seen).total_seconds() > ALIVE_SECONDS:
-        return f"no worker has been seen since {_clock(seen)}"
-    open_chunks = session.execute(
-        select(Chunk.state, Chunk.failure_detail, Chunk.available_at)
-        .where(Chunk.audit_id == audit.id, Chunk.state.in_(("queued", "running")))
-        .order_by(Chunk.number)
-    ).all()
-    if any(chunk.state == "running" for chunk in open_chunks) or audit.state == "finalising":
+    # Any worker can summarise; scores are for those of the audit's queue.
+    crew = crew_of(session, DEFAULT if audit.state == "finalising" else audit.queue)
+    if crew.absence is not None:
+        return crew.absence
+    if audit.state == "finalising":
+        return None if audit.lease_owner else f"all is scored; waiting for a worker to summarise it: {crew.presence}"
+    if session.scalar(select(exists().where(Chunk.audit_id == audit.id, Chunk.state == "running"))):
         return None
-    retry = next((chunk for chunk in open_chunks if chunk.failure_detail and chunk.available_at > now), None)
+    later = (
+        (Chunk.state == "queued") & Chunk.failure_detail.is_not(None) & (Chunk.available_at > func.clock_timestamp())
+    )
+    failed = select(Chunk.available_at, Chunk.failure_detail).where(Chunk.audit_id == audit.id, later)
+    retry = session.execute(failed.order_by(Chunk.number).limit(1)).one_or_none()
     if retry is not None:
-        return f"a chunk failed and is tried again at {_clock(retry.available_at)}: {retry.failure_detail}"
+        return f"a chunk failed and is tried again at {clock(retry.available_at)}: {retry.failure_detail}"
     ahead = ahead_of(session, audit)
-    if not ahead:
-        return "waiting for a worker"
-    return f"waiting for a worker; {ahead} audit{'s are' if ahead > 1 else ' is'} ahead"
-
-
-def _clock(time: datetime) -> str:
-    return time.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+    turn = "it is next" if not ahead else f"{ahead} audit{'s are' if ahead > 1 else ' is'} ahead"
+    return f"waiting for a worker: {turn}; {crew.presence}"

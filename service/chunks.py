@@ -5,23 +5,31 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select, update
+from pydantic import TypeAdapter
+from sqlalchemy import exists, func, select, update
 from sqlalchemy.orm import Session
 
 from models.audit import Audit, Chunk
 from models.dataset import Dataset, RoleEntry
 from service import jobs, states
 from service.audits import encoders_of, lock_audit
+from service.cursors import decode_cursor, encode_cursor
 from service.database import storable
 from service.intake import copy_rows
 from service.jobs import LeaseLost
+from service.losses import give_up_summary
+from service.order import store_order
 from service.queue import FINALISE_AUDIT, SCORE_CHUNK, JobQueue
-from service.results import all_rows
+from service.results import all_columns
 from sslmem.conditions import Conditions
 from sslmem.report.summary import summarize
 from sslmem.spec import ScoreSpec
 
-MAX_FINALISE_ATTEMPTS = 5
+_AFTER = TypeAdapter(tuple[int])
+SCORE_TYPES = (
+    *("uuid", "int4", "varchar", "varchar", "varchar", "float8", "float8", "float8", "float8", "float8", "varchar"),
+    *("float8[]", "float8[]", "float8", "int4"),
+)
 
 
 @dataclass(frozen=True)
@@ -114,6 +122,21 @@ def claim_chunk(session: Session, chunk_id: uuid.UUID, owner: str, lease_seconds
     )
 
 
+def page_of_chunks(
+    session: Session, audit_id: uuid.UUID, limit: int, cursor: str | None
+) -> tuple[list[Chunk], str | None]:
+    """Returns a page of an audit's chunks and the cursor of the next page, if there is one.
+
+    Raises:
+        InvalidRequest: the cursor is not one of this listing's.
+    """
+    statement = select(Chunk).where(Chunk.audit_id == audit_id).order_by(Chunk.number).limit(limit + 1)
+    if cursor:
+        statement = statement.where(Chunk.number > decode_cursor(cursor, _AFTER)[0])
+    rows = list(session.scalars(statement))
+    return rows[:limit], encode_cursor(rows[limit - 1].number) if len(rows) > limit else None
+
+
 def record_scores(
     session: Session,
     queue: JobQueue,
@@ -159,23 +182,24 @@ def record_scores(
             )
             for position, s in enumerate(scores, start=plan.start)
         ),
+        SCORE_TYPES,
     )
-    open_chunks = session.scalar(select(func.count()).where(Chunk.audit_id == plan.audit_id, Chunk.state != "done"))
-    if open_chunks == 0:
+    if not session.scalar(select(exists().where(Chunk.audit_id == plan.audit_id, Chunk.state != "done"))):
         states.move(session, audit, "finalising")
         audit.enqueued_at = func.clock_timestamp()
         queue.send_after_commit(session, FINALISE_AUDIT, audit.id)
         return True
+    audit.moved_at = func.clock_timestamp()
     if audit.state == "running":
-        announce_next(session, queue, plan.audit_id)
+        announce_next(session, queue, audit)
     return False
 
 
-def announce_next(session: Session, queue: JobQueue, audit_id: uuid.UUID) -> None:
+def announce_next(session: Session, queue: JobQueue, audit: Audit) -> None:
     """Announces the first chunk of an audit that was not announced yet, if there is one."""
     first = (
         select(Chunk.id)
-        .where(Chunk.audit_id == audit_id, Chunk.state == "queued", Chunk.enqueued_at.is_(None))
+        .where(Chunk.audit_id == audit.id, Chunk.state == "queued", Chunk.enqueued_at.is_(None))
         .where(Chunk.available_at <= func.clock_timestamp())
         .order_by(Chunk.number)
         .limit(1)
@@ -184,7 +208,7 @@ def announce_next(session: Session, queue: JobQueue, audit_id: uuid.UUID) -> Non
     statement = update(Chunk).where(Chunk.id == first).values(enqueued_at=func.clock_timestamp()).returning(Chunk.id)
     chunk_id = session.scalar(statement)
     if chunk_id is not None:
-        queue.send_after_commit(session, SCORE_CHUNK, chunk_id)
+        queue.send_after_commit(session, SCORE_CHUNK, chunk_id, audit.queue)
 
 
 def fail_chunk(
@@ -218,34 +242,60 @@ def fail_chunk(
         states.fail(session, audit, code, detail)
 
 
-def hand_back(session: Session, plan: ChunkPlan, owner: str) -> None:
+def hand_back(session: Session, chunk_id: uuid.UUID, owner: str) -> None:
     """Gives a chunk up unharmed, when the worker is asked to stop; the attempt does not count.
 
     Raises:
         LeaseLost: the chunk is no longer this worker's.
     """
-    jobs.hand_back(session, Chunk, plan.chunk_id, owner, num_done=0)
+    audit_id = session.scalar(select(Chunk.audit_id).where(Chunk.id == chunk_id))
+    if audit_id is None or lock_audit(session, audit_id) is None:
+        raise LeaseLost
+    jobs.hand_back(session, Chunk, chunk_id, owner, num_done=0)
 
 
-def begin_finalising(session: Session, audit_id: uuid.UUID) -> bool:
-    """Counts an attempt to summarise an audit; False if there is nothing to summarise, or too many have failed."""
+def begin_finalising(session: Session, audit_id: uuid.UUID, owner: str, lease_seconds: float) -> bool:
+    """Takes an audit to summarise it, counting the attempt; False if it is not to be had."""
     audit = lock_audit(session, audit_id)
-    if audit is None or audit.state != "finalising":
-        return False
-    if audit.finalise_attempts >= MAX_FINALISE_ATTEMPTS:
-        detail = f"the scores are complete but summarising them failed {MAX_FINALISE_ATTEMPTS} times"
-        states.fail(session, audit, "finalise-failed", detail)
+    if audit is None or audit.state != "finalising" or audit.lease_owner is not None:
         return False
     audit.finalise_attempts += 1
+    audit.lease_owner, audit.lease_expires_at = owner, func.clock_timestamp() + jobs.seconds(lease_seconds)
     return True
 
 
-def finalise(session: Session, audit_id: uuid.UUID) -> None:
-    """Summarises an audit whose scores are complete; doing it twice gives the same."""
+def give_up_finalising(session: Session, audit_id: uuid.UUID, owner: str, why: str | None) -> None:
+    """Hands an audit back that was to be summarised: after a failure, or unharmed if the worker is asked to stop.
+
+    Raises:
+        LeaseLost: it is no longer this worker's.
+    """
+    audit = _held(session, audit_id, owner)
+    if why is None:
+        audit.finalise_attempts -= 1
+        audit.lease_owner = audit.lease_expires_at = audit.enqueued_at = None
+    else:
+        give_up_summary(session, audit, storable(why))
+
+
+def _held(session: Session, audit_id: uuid.UUID, owner: str) -> Audit:
+    audit = lock_audit(session, audit_id)
+    if audit is None or audit.state != "finalising" or audit.lease_owner != owner:
+        raise LeaseLost
+    return audit
+
+
+def finalise(session: Session, audit_id: uuid.UUID, owner: str) -> None:
+    """Summarises an audit whose scores are complete.
+
+    Raises:
+        LeaseLost: it is no longer this worker's.
+    """
     audit = session.get_one(Audit, audit_id)
     parts = encoders_of(session, audit_id)
+    positions, columns = all_columns(session, audit_id)
     summary = summarize(
-        all_rows(session, audit_id),
+        columns,
         ScoreSpec.model_validate(audit.spec),
         target_digests=[encoder.weights_digest or "" for encoder in parts["target"]],
         reference_digests=[encoder.weights_digest or "" for encoder in parts["reference"]],
@@ -255,7 +305,7 @@ def finalise(session: Session, audit_id: uuid.UUID) -> None:
             if found is not None
         ],
     )
-    locked = lock_audit(session, audit_id)
-    if locked is not None and locked.state == "finalising":
-        locked.summary = summary.model_dump(mode="json")
-        states.move(session, locked, "succeeded")
+    held = _held(session, audit_id, owner)
+    store_order(session, audit_id, positions, columns)
+    held.summary = summary.model_dump(mode="json")
+    states.move(session, held, "succeeded")

@@ -1,11 +1,12 @@
 """How a worker takes a chunk: the one whose turn it is."""
 
 import uuid
+from collections.abc import Collection
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from models.audit import Chunk
+from models.audit import QUEUES, Chunk
 from models.database import SessionFactory
 from service.audits import lock_audit
 from service.chunks import ChunkPlan, claim_chunk
@@ -14,7 +15,13 @@ from service.turns import turns, waits
 MAX_TRIES = 8  # another worker may take an audit's last chunk in between
 
 
-def claim_next(sessions: SessionFactory, announced_id: uuid.UUID, owner: str, lease_seconds: float) -> ChunkPlan | None:
+def claim_next(
+    sessions: SessionFactory,
+    announced_id: uuid.UUID,
+    owner: str,
+    lease_seconds: float,
+    queues: Collection[str] = QUEUES,
+) -> ChunkPlan | None:
     """Takes the chunk whose turn it is; None if there is none.
 
     Args:
@@ -23,10 +30,11 @@ def claim_next(sessions: SessionFactory, announced_id: uuid.UUID, owner: str, le
             this one counts as not announced again: there are as many messages as chunks that wait for them.
         owner: of the lease.
         lease_seconds: of the lease.
+        queues: that the worker takes work from.
     """
     for _ in range(MAX_TRIES):
         with sessions.begin() as session:
-            audit_id = session.scalars(turns().limit(1)).first()
+            audit_id = session.scalars(turns(queues).limit(1)).first()
             if audit_id is None:
                 return None
             if (plan := _claim_of(session, audit_id, announced_id, owner, lease_seconds)) is not None:

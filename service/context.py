@@ -7,7 +7,7 @@ from sqlalchemy import Engine
 
 from models.database import SessionFactory, create_database_engine, session_factory
 from service.artifacts import ArtifactStore
-from service.queue import JobQueue, create_celery
+from service.queue import JobQueue
 from service.settings import Settings
 
 
@@ -34,7 +34,7 @@ class Context:
             engine=engine,
             sessions=session_factory(engine),
             store=ArtifactStore(settings.artifact_root),
-            queue=JobQueue(create_celery(settings)),
+            queue=JobQueue(settings),
         )
 
     def close(self) -> None:

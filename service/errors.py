@@ -116,3 +116,27 @@ class StorageFull(ServiceError):
     """The service has no room left for the upload."""
 
     code, kind = "storage-full", "unavailable"
+
+
+class WebhookNotFound(ServiceError):
+    """There is no such webhook."""
+
+    code, kind = "webhook-not-found", "not-found"
+
+
+class DeliveryNotFound(ServiceError):
+    """There is no such delivery of this webhook."""
+
+    code, kind = "delivery-not-found", "not-found"
+
+
+class WebhookDisabled(ServiceError):
+    """The webhook's receiver answered 410, gone; remove the webhook and add it again."""
+
+    code, kind = "webhook-disabled", "conflict"
+
+
+class TooManyWebhooks(ServiceError):
+    """The project has as many webhooks as it may have; remove one first."""
+
+    code, kind = "too-many-webhooks", "conflict"

@@ -4,14 +4,16 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, update
+from sqlalchemy import ColumnElement, func, update
 from sqlalchemy.orm import Session
 
-from models.audit import Chunk
+from models.audit import Audit, Chunk
 from models.dataset import Dataset
 from models.encoder import Encoder
+from models.webhook import WebhookDelivery
 
-JobModel = type[Encoder] | type[Dataset] | type[Chunk]
+JobModel = type[Encoder] | type[Dataset] | type[Chunk] | type[WebhookDelivery]
+LeasedModel = JobModel | type[Audit]  # an audit is leased while it is summarised
 
 BACK_OFF_SECONDS = 5
 
@@ -25,10 +27,12 @@ class States:
     failed: str
 
 
-STATES: dict[JobModel, States] = {
+STATES: dict[LeasedModel, States] = {
     Encoder: States("received", "checking", "refused"),
     Dataset: States("received", "checking", "refused"),
     Chunk: States("queued", "running", "failed"),
+    Audit: States("finalising", "finalising", "failed"),
+    WebhookDelivery: States("waiting", "sending", "failed"),
 }
 
 
@@ -60,7 +64,7 @@ def claim(session: Session, model: JobModel, row_id: uuid.UUID, owner: str, leas
 
 def renew(
     session: Session,
-    model: JobModel,
+    model: LeasedModel,
     row_id: uuid.UUID,
     owner: str,
     lease_seconds: float,
@@ -100,6 +104,12 @@ def hand_back(session: Session, model: JobModel, row_id: uuid.UUID, owner: str, 
     """
     again = {"attempts": model.attempts - 1, "enqueued_at": None, **values}
     leave(session, model, row_id, owner, STATES[model].waiting, **again)
+
+
+def expired(model: LeasedModel) -> ColumnElement[bool]:
+    """Whether a row's worker has missed all its beats."""
+    lost: ColumnElement[bool] = model.lease_expires_at < func.clock_timestamp()
+    return (model.state == STATES[model].working) & lost
 
 
 def back_off(attempts: int) -> Any:  # noqa: ANN401  an SQL expression

@@ -48,7 +48,7 @@ def resume(session: Session, queue: JobQueue, audit_id: uuid.UUID) -> Audit:
     if audit.state == "paused":
         states.move(session, audit, "queued" if audit.started_at is None else "running")
         _measure_rate_from_now(session, audit)
-        announce_first(session, queue, audit.id)
+        announce_first(session, queue, audit)
     elif audit.state in states.ENDED:
         raise InvalidMove(f"the audit is {audit.state}; expected one that is paused")
     return audit
@@ -88,7 +88,7 @@ def retry(session: Session, queue: JobQueue, audit_id: uuid.UUID) -> Audit:
     if missing:
         states.move(session, audit, "queued")
         _measure_rate_from_now(session, audit)
-        announce_first(session, queue, audit.id)
+        announce_first(session, queue, audit)
     else:
         states.move(session, audit, "finalising")
         audit.enqueued_at = func.clock_timestamp()

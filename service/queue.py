@@ -9,6 +9,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import event
 from sqlalchemy.orm import Session, SessionTransaction
 
+from models.audit import QUEUES
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -18,7 +19,14 @@ CHECK_DATASET = "dataset.check"
 SCORE_CHUNK = "chunk.score"
 FINALISE_AUDIT = "audit.finalise"
 
+DEFAULT, GPU = QUEUES
+
 _PENDING = "sslmem.messages"
+
+
+def list_name(settings: Settings, queue: str) -> str:
+    """What a queue is called in the broker."""
+    return settings.queue if queue == DEFAULT else f"{settings.queue}-{queue}"
 
 
 def create_celery(settings: Settings) -> Celery:
@@ -30,7 +38,8 @@ def create_celery(settings: Settings) -> Celery:
     """
     app = Celery("sslmem", broker=settings.require_broker_url(), set_as_current=False)
     app.conf.update(
-        task_default_queue=settings.queue,
+        task_default_queue=list_name(settings, DEFAULT),
+        task_create_missing_queues=True,
         task_ignore_result=True,
         task_acks_late=False,
         worker_prefetch_multiplier=1,
@@ -57,13 +66,14 @@ def create_celery(settings: Settings) -> Celery:
 class JobQueue:
     """Sends messages to workers."""
 
-    def __init__(self, app: Celery) -> None:
-        self.app = app
+    def __init__(self, settings: Settings) -> None:
+        self.app = create_celery(settings)
+        self._names = {queue: list_name(settings, queue) for queue in QUEUES}
 
-    def send(self, name: str, row_id: object) -> bool:
+    def send(self, name: str, row_id: object, queue: str = DEFAULT) -> bool:
         """Sends a message now. A broker that is down is logged only, and False: the sweeper sends again."""
         try:
-            self.app.send_task(name, args=[str(row_id)], retry=False)
+            self.app.send_task(name, args=[str(row_id)], queue=self._names[queue], retry=False)
         except (OperationalError, OSError) as error:
             logger.warning("%s %s not sent, the sweeper will: %s", name, row_id, error)
             return False
@@ -73,15 +83,15 @@ class JobQueue:
         """How many messages no worker has taken yet; 0 if the broker does not say."""
         try:
             with Redis.from_url(self.app.conf.broker_url, socket_connect_timeout=2, socket_timeout=2) as broker:
-                return int(broker.llen(self.app.conf.task_default_queue))
+                return sum(int(broker.llen(name)) for name in self._names.values())
         except RedisError as error:
             logger.warning("the length of the queue is not known: %s", error)
             return 0
 
-    def send_after_commit(self, session: Session, name: str, row_id: object) -> None:
+    def send_after_commit(self, session: Session, name: str, row_id: object, queue: str = DEFAULT) -> None:
         """Sends a message once the session's transaction has committed; never if it, or its savepoint, rolls back."""
         within = session.get_nested_transaction() or session.get_transaction()
-        session.info.setdefault(_PENDING, []).append((within, self, name, row_id))
+        session.info.setdefault(_PENDING, []).append((within, self, name, row_id, queue))
 
 
 @event.listens_for(Session, "after_commit")
@@ -89,8 +99,8 @@ def _send_pending(session: Session) -> None:
     # Also called when a savepoint is released, which commits nothing yet.
     if session.in_nested_transaction():
         return
-    for _, queue, name, row_id in session.info.pop(_PENDING, []):
-        if not queue.send(name, row_id):
+    for _, jobs, name, row_id, queue in session.info.pop(_PENDING, []):
+        if not jobs.send(name, row_id, queue):
             return  # nor would it take the others, each after a time-out
 
 

@@ -1,22 +1,36 @@
 """Scores of an audit: pages and streams, whose cost does not grow with what is not asked for."""
 
+import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import csv as pa_csv
 from pydantic import Field, FiniteFloat, TypeAdapter
-from sqlalchemy import and_, or_, select
+from sqlalchemy import ARRAY, Integer, and_, any_, literal, or_, select
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from models.audit import Audit, Score
+from models.audit import Audit, AuditEvidence, Score
+from models.database import SessionFactory
+from models.dataset import RoleEntry
+from service.audits import get_audit, lock_audit
 from service.cursors import decode_cursor, encode_cursor
+from service.database import storable
 from service.errors import AuditNotSucceeded, InvalidRequest
+from service.order import ALL, positions_near
+from sslmem.report.columns import NUMBERS, ScoreColumns
+from sslmem.report.evidence import Evidence, gather_evidence
 from sslmem.report.rows import ScoreRow
 from sslmem.report.summary import Summary
 
 Sort = Literal["sample", "score", "-score"]
 BATCH = 5_000
+CONFIDENCE, FDR = 0.95, 0.05  # of evidence, unless others are asked for
 
 # Where a page ended: the order it is in, the last row's score if it is by score, and its position.
 _Position = Annotated[int, Field(ge=0, lt=2**31)]
@@ -43,10 +57,62 @@ def summary_of(audit: Audit) -> Summary:
     return Summary.model_validate(audit.summary)
 
 
+def evidence_of(sessions: SessionFactory, audit_id: uuid.UUID, *, confidence: float, fdr: float) -> Evidence:
+    """Evidence of an audit that succeeded, computed the first time that it is asked for, then kept.
+
+    Raises:
+        AuditNotFound: there is none.
+        AuditNotSucceeded: it has no summary (yet).
+    """
+    values = {"audit_id": audit_id, "confidence": confidence, "fdr": fdr}
+    with sessions.begin() as session:
+        summary = summary_of(get_audit(session, audit_id))
+        kept = session.get(AuditEvidence, values)
+        if kept is not None:
+            return Evidence.model_validate(kept.evidence)
+        rows = list(all_rows(session, audit_id))
+    evidence = gather_evidence(rows, summary, confidence=confidence, fdr=fdr)
+    with sessions.begin() as session:
+        if lock_audit(session, audit_id) is not None:
+            found = storable(evidence.model_dump(mode="json"))
+            session.execute(insert(AuditEvidence).values(**values, evidence=found).on_conflict_do_nothing())
+    return evidence
+
+
+def all_columns(session: Session, audit_id: uuid.UUID) -> tuple[NDArray[np.int64], ScoreColumns]:
+    """Positions and columns of all scores of an audit, in the order of samples; no Python object is made per number."""
+    names = ("sample", "role", "skipped", *NUMBERS)
+    driver = session.connection().connection.driver_connection
+    if driver is None:
+        raise RuntimeError("the session has no connection to the database")
+    query = (
+        f"COPY (SELECT position, {', '.join(names)} FROM scores WHERE audit_id = %s ORDER BY position) TO STDOUT CSV"  # noqa: S608  names of ours
+    )
+    types = {"position": pa.int64()} | dict.fromkeys(names[:3], pa.string()) | dict.fromkeys(NUMBERS, pa.float64())
+    with driver.cursor() as cursor, cursor.copy(query, (audit_id,)) as copy, tempfile.TemporaryFile() as file:
+        for block in copy:
+            file.write(block)
+        if not file.tell():
+            return np.empty(0, dtype=np.int64), ScoreColumns.of([])
+        file.seek(0)
+        table = pa_csv.read_csv(
+            file,
+            read_options=pa_csv.ReadOptions(column_names=list(types)),
+            parse_options=pa_csv.ParseOptions(newlines_in_values=True),
+            convert_options=pa_csv.ConvertOptions(
+                column_types=types, null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False
+            ),
+        )
+    values = {name: table[name].to_numpy() for name in types}
+    return values.pop("position"), ScoreColumns(**values)
+
+
 def page_of_scores(
     session: Session, audit_id: uuid.UUID, *, sort: Sort, role: str | None, limit: int, cursor: str | None
 ) -> Page:
-    """Returns a page of scores; sorted by score, skipped samples are left out.
+    """Returns a page of scores; sorted by score, skipped samples are left out, and rising is the reverse of falling.
+
+    Until the audit is summarised, a page by score sorts all that it has so far.
 
     Raises:
         InvalidRequest: the cursor is not one of this listing's.
@@ -55,25 +121,39 @@ def page_of_scores(
     if role is not None:
         statement = statement.where(Score.role == role)
     if sort == "sample":
-        statement = statement.order_by(Score.position)
-        if cursor:
-            _, position = decode_cursor(cursor, _AFTER_SAMPLE)
-            statement = statement.where(Score.position > position)
+        after_position = decode_cursor(cursor, _AFTER_SAMPLE)[1] if cursor else -1
+        statement = statement.where(Score.position > after_position).order_by(Score.position)
+        near = None if role is None else _positions_of(session, audit_id, role, after_position, limit + 1)
     else:
-        order = Score.score.desc() if sort == "-score" else Score.score.asc()
-        statement = statement.where(Score.score.is_not(None)).order_by(order, Score.position)
+        falling, after = sort == "-score", None
+        order = (Score.score.desc(), Score.position) if falling else (Score.score.asc(), Score.position.desc())
+        statement = statement.where(Score.score.is_not(None)).order_by(*order)
         if cursor:
             found, score, position = decode_cursor(cursor, _AFTER_SCORE)
             if found != sort:
                 raise InvalidRequest(f"the cursor belongs to the listing sorted by {found}")
-            beyond = Score.score < score if sort == "-score" else Score.score > score
-            statement = statement.where(or_(beyond, and_(Score.score == score, Score.position > position)))
+            after = (score, position)
+            beyond = Score.score < score if falling else Score.score > score
+            behind = Score.position > position if falling else Score.position < position
+            statement = statement.where(or_(beyond, and_(Score.score == score, behind)))
+        near = positions_near(session, audit_id, role or ALL, falling=falling, after=after, limit=limit + 1)
+    if near is not None:
+        statement = statement.where(Score.position == any_(literal(near, ARRAY(Integer))))
     rows = list(session.scalars(statement.limit(limit + 1)))
     if len(rows) <= limit:
         return Page(rows, None)
     last = rows[limit - 1]
     place = (last.position,) if sort == "sample" else (last.score, last.position)
     return Page(rows[:limit], encode_cursor(sort, *place))
+
+
+def _positions_of(session: Session, audit_id: uuid.UUID, role: str, after: int, limit: int) -> Sequence[int] | None:
+    """Where the next samples of a role are, which the table of roles knows; None while some have no score yet."""
+    audit = get_audit(session, audit_id)
+    if audit.summary is None:
+        return None
+    entries = select(RoleEntry.position).where(RoleEntry.role_set_id == audit.role_set_id, RoleEntry.role == role)
+    return session.scalars(entries.where(RoleEntry.position > after).order_by(RoleEntry.position).limit(limit)).all()
 
 
 def all_rows(session: Session, audit_id: uuid.UUID) -> Iterator[ScoreRow]:

@@ -1,20 +1,50 @@
 """Tables of roles: registered once for a dataset, used by any number of audits."""
 
 import uuid
+from bisect import bisect_left
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, cast
 
+import numpy as np
 from sqlalchemy import select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
-from models.dataset import Dataset, DatasetSample, RoleSet
+from models.dataset import Dataset, DatasetSample, RoleEntry, RoleSet
 from service import intake
 from service.errors import RoleSetNotFound
-from sslmem.roles import match_roles, read_roles, roles_digest
+from sslmem.report.twins import Hashes, compare_roles
+from sslmem.roles import Role, match_roles, read_roles, roles_digest
+
+BATCH = 5_000
 
 
-def register_roles(session: Session, dataset_id: uuid.UUID, text: str, name: str) -> tuple[RoleSet, bool]:
-    """Registers a CSV table of roles.
+class SampleName(NamedTuple):
+    """A sample of a dataset that was checked."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The samples of a dataset in the order of their paths, to look tables of roles up in."""
+
+    samples: Sequence[SampleName]
+
+    def position(self, path: str) -> int | None:
+        """Where a sample stands; None if there is none."""
+        place = bisect_left(self.samples, (path,))
+        return place if place < len(self.samples) and self.samples[place].path == path else None
+
+    def below(self, folder: str) -> range:
+        """The positions of the samples in a folder or split."""
+        return range(*(bisect_left(self.samples, (f"{folder}{end}",)) for end in ("/", "0")))  # "0" follows "/"
+
+
+def register_roles(session: Session, dataset_id: uuid.UUID, content: str | bytes, name: str) -> tuple[RoleSet, bool]:
+    """Registers a table of roles: CSV, JSON lines or Parquet.
 
     Returns:
         The table, or the one with the same roles that was registered before; and whether it is new.
@@ -26,10 +56,9 @@ def register_roles(session: Session, dataset_id: uuid.UUID, text: str, name: str
     """
     dataset = intake.hold(session, Dataset, dataset_id)
     intake.require_ready(dataset)
-    roles = read_roles(text)
     samples = select(DatasetSample.path, DatasetSample.sample_key).where(DatasetSample.dataset_id == dataset_id)
     keys = dict(session.execute(samples).all())
-    match_roles(roles, set(keys))
+    roles = match_roles(read_roles(content), Listed([SampleName(path) for path in sorted(keys)]))
     entries = sorted(roles.items())
     digest = roles_digest(roles)
     statement = (
@@ -53,7 +82,31 @@ def register_roles(session: Session, dataset_id: uuid.UUID, text: str, name: str
         "role_entries (role_set_id, position, path, sample_key, role)",
         ((role_set_id, position, path, keys[path], role) for position, (path, role) in enumerate(entries)),
     )
-    return session.get_one(RoleSet, role_set_id), True
+    role_set = session.get_one(RoleSet, role_set_id)
+    role_set.twins = _twins(session, role_set)
+    session.flush()
+    return role_set, True
+
+
+def _twins(session: Session, role_set: RoleSet) -> list[dict[str, Any]]:
+    """Equal and alike images across the roles of a table."""
+    here = (DatasetSample.dataset_id == role_set.dataset_id) & (DatasetSample.path == RoleEntry.path)
+    statement = (
+        select(RoleEntry.path, RoleEntry.role, RoleEntry.sample_key, DatasetSample.looks, DatasetSample.skipped)
+        .join(DatasetSample, here)
+        .where(RoleEntry.role_set_id == role_set.id)
+        .order_by(RoleEntry.position)
+        .execution_options(yield_per=BATCH)
+    )
+    paths, roles, keys, looks = list[str](), list[Role](), list[str](), list[Hashes | None]()
+    for path, role, key, looked, skipped in session.execute(statement):
+        paths.append(path)
+        roles.append(cast("Role", role))
+        # What cannot be read has no content to compare, and the key of nothing.
+        keys.append(key if skipped is None else f"{path} is skipped")
+        looks.append(None if looked is None else np.frombuffer(looked, dtype=np.uint64))
+    found = compare_roles(paths, roles, keys, looks)
+    return [{**asdict(pair), "examples": [list(names) for names in pair.examples]} for pair in found]
 
 
 def get_roles(session: Session, dataset_id: uuid.UUID, role_set_id: uuid.UUID) -> RoleSet:

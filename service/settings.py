@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 GIB = 2**30
+DAY = 24 * 3600
 
 
 class Settings(BaseSettings):
@@ -34,7 +35,7 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=1, le=65535, description="Port that the API listens on.")
     device: str = Field(default="auto", description="Where workers compute: auto, cpu, cuda or cuda:N.")
     batch_size: int | None = Field(default=None, ge=1, description="Samples per batch. Unset: chosen by the worker.")
-    queue: str = Field(default="sslmem", description="Name of the queue, to share a broker.")
+    queue: str = Field(default="sslmem", description="Prefix of the queues' names, to share a broker.")
     lease_seconds: float = Field(
         default=60, gt=0, description="A worker that has not renewed its lease for so long counts as lost."
     )
@@ -42,11 +43,28 @@ class Settings(BaseSettings):
     resend_seconds: float = Field(
         default=20, gt=0, description="After so long without being claimed, work is announced again."
     )
+    stall_seconds: float = Field(
+        default=600, gt=0, description="A worker's process that shows no progress for so long is killed."
+    )
+    waiting_seconds: float = Field(
+        default=7 * DAY, gt=0, description="An audit, encoder or dataset that no worker takes up for so long ends."
+    )
+    paused_seconds: float = Field(default=30 * DAY, gt=0, description="An audit that is paused for so long ends.")
     chunk_seconds: float = Field(default=20, gt=0, description="Computing time that one chunk is planned for.")
     max_attempts: int = Field(default=3, ge=1, description="How often a chunk is tried before its audit fails.")
     max_encoder_bytes: int = Field(default=8 * GIB, ge=1, description="Largest checkpoint accepted.")
     max_dataset_bytes: int = Field(default=64 * GIB, ge=1, description="Largest dataset accepted.")
     max_roles_bytes: int = Field(default=GIB, ge=1, description="Largest table of roles accepted.")
+    webhook_allow: str = Field(
+        default="",
+        description="Hosts and networks of one's own that webhooks may call, over http, too, such as "
+        "10.1.0.0/16,hooks.intranet. All others must be public and https.",
+    )
+    webhook_attempts: int = Field(default=9, ge=1, description="How often a delivery to a webhook is tried.")
+    webhook_retry_seconds: float = Field(
+        default=5, gt=0, description="Pause after the first try of a delivery; each next one is four times as long."
+    )
+    webhook_timeout_seconds: float = Field(default=10, gt=0, description="What one try of a delivery may take in all.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="What is logged.")
 
     @property

@@ -17,8 +17,11 @@ def move(session: Session, audit: Audit, state: str) -> bool:
     if state not in AUDIT_MOVES[audit.state]:
         return False
     audit.state = state
+    audit.moved_at = func.clock_timestamp()
     if state == "running" and audit.started_at is None:
         audit.started_at = audit.rate_since = func.clock_timestamp()
+    if state != "finalising":
+        audit.lease_owner = audit.lease_expires_at = None
     if state in ENDED:
         audit.finished_at = func.clock_timestamp()
         session.execute(

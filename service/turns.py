@@ -6,6 +6,7 @@ the next. Messages only say that there is work; which, is decided here, by the w
 """
 
 import uuid
+from collections.abc import Collection
 
 from sqlalchemy import ColumnElement, Select, exists, func, select
 from sqlalchemy.orm import Session, aliased
@@ -14,18 +15,18 @@ from models.audit import Audit, Chunk
 
 
 def ahead_of(session: Session, audit: Audit) -> int:
-    """How many audits have their turn before a waiting one."""
-    order = list(session.scalars(turns()))
+    """How many audits of its queue have their turn before a waiting one."""
+    order = list(session.scalars(turns([audit.queue])))
     return order.index(audit.id) if audit.id in order else 0
 
 
-def turns() -> Select[uuid.UUID]:
-    """The audits that a worker may take a chunk of, next one first."""
+def turns(queues: Collection[str]) -> Select[uuid.UUID]:
+    """The audits in these queues that a worker may take a chunk of, next one first."""
     other = aliased(Audit)
     project_claimed_at = select(func.max(other.claimed_at)).where(other.project == Audit.project).scalar_subquery()
     return (
         select(Audit.id)
-        .where(Audit.state.in_(("queued", "running")))
+        .where(Audit.state.in_(("queued", "running")), Audit.queue.in_(queues))
         .where(exists().where(Chunk.audit_id == Audit.id, waits()))
         .order_by(
             Audit.priority.desc(),

@@ -1,65 +1,121 @@
-"""Signs of life of the workers."""
+"""Signs of life of the workers, and the queues that they serve."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
-from models.audit import Audit, Chunk
+from models.audit import QUEUES, Audit, Chunk
 from models.dataset import Dataset
 from models.encoder import Encoder
 from models.operations import Worker
 from service.jobs import seconds
+from service.queue import DEFAULT
 
 HEARTBEAT_SECONDS = 5
 ALIVE_SECONDS = 6 * HEARTBEAT_SECONDS
 FORGET_SECONDS = 7 * 24 * 3600
 
 
-def beat(session: Session, worker_id: str, device: str) -> None:
+def beat(session: Session, worker_id: str, device: str, queues: Sequence[str] = (DEFAULT,)) -> None:
     """Notes that a worker is alive."""
-    statement = postgresql.insert(Worker).values(id=worker_id, device=device, last_seen_at=func.clock_timestamp())
-    session.execute(
-        statement.on_conflict_do_update(
-            index_elements=[Worker.id], set_={"last_seen_at": func.clock_timestamp(), "device": device}
-        )
-    )
+    values = {"device": device, "queues": list(queues), "last_seen_at": func.clock_timestamp()}
+    statement = postgresql.insert(Worker).values(id=worker_id, **values)
+    session.execute(statement.on_conflict_do_update(index_elements=[Worker.id], set_=values))
     session.execute(delete(Worker).where(Worker.last_seen_at < func.clock_timestamp() - seconds(FORGET_SECONDS)))
 
 
 def list_workers(session: Session) -> list[tuple[Worker, bool]]:
     """All workers seen in the last week, latest first, and whether each is alive."""
-    alive = Worker.last_seen_at > func.clock_timestamp() - seconds(ALIVE_SECONDS)
-    return list(session.execute(select(Worker, alive).order_by(Worker.last_seen_at.desc())))
+    return list(session.execute(select(Worker, _alive()).order_by(Worker.last_seen_at.desc())))
+
+
+def _alive() -> ColumnElement[bool]:
+    alive: ColumnElement[bool] = Worker.last_seen_at > func.clock_timestamp() - seconds(ALIVE_SECONDS)
+    return alive
+
+
+@dataclass(frozen=True)
+class Crew:
+    """The workers of a queue."""
+
+    queue: str
+    workers_alive: int
+    last_seen_at: datetime | None
+    seconds_ago: float
+
+    @property
+    def absence(self) -> str | None:
+        """Since when there is none; None if there is."""
+        kind = "worker" if self.queue == DEFAULT else "GPU worker"
+        if self.last_seen_at is None:
+            return f"no {kind} has connected in the last week; start one with python -m worker"
+        if not self.workers_alive:
+            return f"no {kind} has been seen since {clock(self.last_seen_at)}"
+        return None
+
+    @property
+    def presence(self) -> str:
+        """How many there are, and their last sign of life."""
+        kind = "worker" if self.queue == DEFAULT else "GPU worker"
+        number = f"{self.workers_alive} {kind}{'s are' if self.workers_alive != 1 else ' is'} alive"
+        return f"{number}, last seen {max(0.0, self.seconds_ago):.0f} s ago"
+
+
+def crew_of(session: Session, queue: str) -> Crew:
+    """The workers of a queue as they are now."""
+    ago = func.extract("epoch", func.clock_timestamp() - func.max(Worker.last_seen_at))
+    counts = select(func.count().filter(_alive()), func.max(Worker.last_seen_at), ago)
+    alive, seen, seconds_ago = session.execute(counts.where(Worker.queues.contains([queue]))).one()
+    return Crew(queue, alive, seen, float(seconds_ago or 0))
+
+
+def clock(time: datetime) -> str:
+    """A time for people."""
+    return time.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """How much waits for workers and is under way."""
+    """How much waits for the workers of a queue, and is under way. Checks are any worker's."""
 
+    name: str
     workers_alive: int
+    last_seen_at: datetime | None
     audits_open: int
     chunks_waiting: int
     chunks_running: int
     checks_waiting: int
+    reason: str | None
 
 
-def waiting(session: Session) -> Waiting:
-    """Counts what waits and what runs."""
-    states = dict(
-        session.execute(
-            select(Chunk.state, func.count()).where(Chunk.state.in_(("queued", "running"))).group_by(Chunk.state)
-        ).all()
+def queues(session: Session) -> list[Waiting]:
+    """What waits and what runs, by queue."""
+    return [_waiting(session, name) for name in QUEUES]
+
+
+def _waiting(session: Session, name: str) -> Waiting:
+    crew = crew_of(session, name)
+    of_chunks = (
+        select(Chunk.state, func.count())
+        .join(Audit, Audit.id == Chunk.audit_id)
+        .where(Chunk.state.in_(("queued", "running")), Audit.queue == name)
     )
-    audits = select(func.count()).where(Audit.state.in_(("queued", "running", "paused", "finalising")))
-    checks = sum(
-        session.scalar(select(func.count()).where(model.state == "received")) or 0 for model in (Encoder, Dataset)
-    )
+    states = dict(session.execute(of_chunks.group_by(Chunk.state)).all())
+    open_states = ("queued", "running", "paused", "finalising")
+    audits = session.scalar(select(func.count()).where(Audit.state.in_(open_states), Audit.queue == name)) or 0
+    received = (session.scalar(select(func.count()).where(m.state == "received")) or 0 for m in (Encoder, Dataset))
+    checks = sum(received) if name == DEFAULT else 0
     return Waiting(
-        workers_alive=sum(alive for _, alive in list_workers(session)),
-        audits_open=session.scalar(audits) or 0,
+        name=name,
+        workers_alive=crew.workers_alive,
+        last_seen_at=crew.last_seen_at,
+        audits_open=audits,
         chunks_waiting=states.get("queued", 0),
         chunks_running=states.get("running", 0),
         checks_waiting=checks,
+        reason=crew.absence if audits or checks else None,
     )

@@ -1,4 +1,4 @@
-"""The Celery worker: receives ids, and keeps a sign of life in the database while it runs."""
+"""The Celery worker: receives ids, and keeps its signs of life and its leases in the database while it runs."""
 
 import contextlib
 import ctypes
@@ -8,16 +8,21 @@ import signal
 import socket
 import sys
 import threading
+import time
 from uuid import UUID
 
 from celery import Celery
 from celery.signals import worker_process_init, worker_ready, worker_shutting_down
+from kombu import Queue
 
 from service.context import Context
 from service.logs import set_up_logging
-from service.queue import CHECK_DATASET, CHECK_ENCODER, FINALISE_AUDIT, SCORE_CHUNK
+from service.queue import CHECK_DATASET, CHECK_ENCODER, FINALISE_AUDIT, SCORE_CHUNK, list_name
 from service.settings import get_settings
 from service.workers import HEARTBEAT_SECONDS, beat
+from worker.board import Board
+from worker.device import Device, find_device
+from worker.keeper import Keeper
 from worker.run import Runner
 
 logger = logging.getLogger(__name__)
@@ -29,14 +34,18 @@ def worker_name() -> str:
 
 
 def create_app() -> Celery:
-    """Builds the worker: tasks in a child process, heartbeat in the parent, which never loads torch."""
+    """Builds the worker: tasks in a child process, heartbeat and leases in the parent, which never loads torch."""
     settings = get_settings()
     set_up_logging(settings.log_level)
     context = Context.from_settings(settings, pool_size=4)
     app = context.queue.app
     name = worker_name()
     stop = threading.Event()
-    runner = Runner(settings, name)
+    device = find_device(settings.device)
+    app.conf.task_queues = [Queue(list_name(settings, queue)) for queue in device.queues]
+    board = Board()
+    runner = Runner(settings, name, board, device.queues)
+    keeper = Keeper(context.sessions, board, settings)
 
     def run(method: str, row_id: str) -> None:
         getattr(runner, method)(UUID(row_id))
@@ -51,11 +60,13 @@ def create_app() -> Celery:
 
     @worker_ready.connect(weak=False)
     def _start(**_: object) -> None:
-        threading.Thread(target=_keep_beating, args=(context, name, stop), daemon=True).start()
+        threading.Thread(target=_keep_beating, args=(context, name, device, stop), daemon=True).start()
+        threading.Thread(target=keeper.run, args=(threading.Event(),), daemon=True).start()
 
     @worker_shutting_down.connect(weak=False)
     def _stop(**_: object) -> None:
         stop.set()
+        keeper.stopping_since = time.monotonic()  # it goes on: the process may still have a row
 
     @worker_process_init.connect(weak=False)
     def _child(**_: object) -> None:
@@ -74,11 +85,11 @@ def _named(run: object, method: str) -> object:
     return task
 
 
-def _keep_beating(context: Context, name: str, stop: threading.Event) -> None:
+def _keep_beating(context: Context, name: str, device: Device, stop: threading.Event) -> None:
     while not stop.is_set():
         try:
             with context.sessions.begin() as session:
-                beat(session, name, context.settings.device)
+                beat(session, name, device.name, device.queues)
         except Exception:
             logger.exception("the sign of life was not written; trying again")
         stop.wait(HEARTBEAT_SECONDS)

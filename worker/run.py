@@ -3,26 +3,31 @@
 import logging
 import tempfile
 import uuid
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import weakref
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.audit import Chunk
+from models.audit import QUEUES, Audit, Chunk
 from models.dataset import Dataset
 from models.encoder import Encoder
-from service import chunks, intake, jobs
+from service import chunks, intake, jobs, results
 from service.chunks import ChunkPlan, EncoderFiles, RecordedScore
 from service.claims import claim_next
 from service.context import Context
 from service.database import Session
+from service.errors import ServiceError
 from service.jobs import LeaseLost
 from service.settings import Settings
 from sslmem.errors import SslmemError
+from worker.board import Board
 from worker.lease import Lease
+from worker.spool import SampleSpool
 
 if TYPE_CHECKING:
+    from sslmem.datasets.protocol import Dataset as OpenDataset
     from sslmem.encoders.encoder import Encoder as LoadedEncoder
 
 logger = logging.getLogger(__name__)
@@ -30,16 +35,26 @@ logger = logging.getLogger(__name__)
 Accept = Callable[[Session, str], None]  # with the session to do it in and the owner of the lease
 
 WARM_ENCODERS = 8
+MAX_LABELS = 10_000
 UNEXPECTED = "internal-error"
 
 
 class Runner:
-    """Runs the tasks in the worker's child process. Torch is loaded by the first task that needs it."""
+    """Runs the tasks in the worker's child process. Torch is loaded by the first task that needs it.
 
-    def __init__(self, settings: Settings, owner: str) -> None:
-        self._settings, self._owner = settings, owner
+    Args:
+        settings: of the deployment.
+        owner: name of the worker.
+        board: where it shows what it is at; the parent renews its leases.
+        queues: that the worker takes work from.
+    """
+
+    def __init__(self, settings: Settings, owner: str, board: Board, queues: Sequence[str] = QUEUES) -> None:
+        self._settings, self._owner, self._board, self._queues = settings, owner, board, queues
         self._context: Context | None = None
         self._warm: OrderedDict[EncoderFiles, LoadedEncoder] = OrderedDict()
+        self._dataset: tuple[str, OpenDataset] | None = None
+        self._close_dataset: Callable[[], object] = lambda: None
 
     def open(self) -> None:
         """Connects, in the child: connections do not survive a fork."""
@@ -59,7 +74,7 @@ class Runner:
         self._check(Encoder, encoder_id, self._inspect_encoder)
 
     def check_dataset(self, dataset_id: uuid.UUID) -> None:
-        """Lists and digests the images of an uploaded archive."""
+        """Reads and decodes all images of an uploaded dataset."""
         self._check(Dataset, dataset_id, self._inspect_dataset)
 
     def _check(self, model: intake.IntakeModel, row_id: uuid.UUID, inspect: Callable[[Any, Lease], Accept]) -> None:
@@ -72,10 +87,10 @@ class Runner:
             if row is None:
                 return
         try:
-            with Lease(context.sessions, model, row_id, owner, self._settings.lease_seconds) as lease:
+            with Lease(self._board, model, row_id, owner) as lease:
                 accept = inspect(row, lease)
-            with context.sessions.begin() as session:
-                accept(session, owner)
+                with context.sessions.begin() as session:
+                    accept(session, owner)
         except LeaseLost:
             logger.warning("%s %s is no longer ours; dropped", model.__name__, row_id)
         except SslmemError as error:
@@ -92,7 +107,7 @@ class Runner:
                 intake.retry_later(session, model, row_id, owner, max_attempts=attempts, code=UNEXPECTED, detail=detail)
 
     @contextmanager
-    def _if_still_ours(self, model: jobs.JobModel, row_id: uuid.UUID) -> Iterator[Session]:
+    def _if_still_ours(self, model: jobs.LeasedModel, row_id: uuid.UUID) -> Iterator[Session]:
         """A transaction for what became of a row, which is dropped if the row is no longer this worker's."""
         try:
             with self.context.sessions.begin() as session:
@@ -134,14 +149,33 @@ class Runner:
 
     def _inspect_dataset(self, row: Dataset, lease: Lease) -> Accept:
         from sslmem.datasets.source import open_dataset  # noqa: PLC0415
-        from sslmem.scoring import read_samples  # noqa: PLC0415
+        from sslmem.scan import scan  # noqa: PLC0415
 
-        samples = []
-        with open_dataset(self.context.store.path(row.artifact_digest)) as dataset:
-            for sample in read_samples(dataset, [entry.path for entry in dataset.samples]):
-                lease.check()
-                samples.append((sample.name, sample.key))
-        return lambda session, owner: intake.accept_dataset(session, row.id, owner, samples)
+        labels: Counter[str] = Counter()
+        num_skipped = 0
+        with open_dataset(self.context.store.path(row.artifact_digest)) as dataset, ExitStack() as stack:
+            kept = stack.enter_context(SampleSpool())
+            for sample in scan(dataset):
+                lease.advance()
+                skipped = None if sample.skipped is None else sample.skipped.reason
+                looks = None if sample.looks is None else sample.looks.tobytes()
+                kept.append(intake.CheckedSample(sample.name, sample.key, sample.label, skipped, looks))
+                num_skipped += skipped is not None
+                if sample.label is not None and (sample.label in labels or len(labels) < MAX_LABELS):
+                    labels[sample.label] += 1
+            found = {
+                "format": dataset.format,
+                "num_samples": len(dataset.samples),
+                "num_skipped": num_skipped,
+                "labels": dict(labels),
+            }
+            opened = stack.pop_all()
+
+        def accept(session: Session, owner: str) -> None:
+            with opened:
+                intake.accept_dataset(session, row.id, owner, kept, found)
+
+        return accept
 
     def score_chunk(self, chunk_id: uuid.UUID) -> None:
         """Scores the chunk whose turn it is; the message of one only says that there is work.
@@ -150,15 +184,15 @@ class Runner:
         """
         self._check_waiting()
         context, owner = self.context, self._task_owner()
-        plan = claim_next(context.sessions, chunk_id, owner, self._settings.lease_seconds)
+        plan = claim_next(context.sessions, chunk_id, owner, self._settings.lease_seconds, self._queues)
         if plan is None:
             return
         chunk_id = plan.chunk_id
         try:
-            with Lease(context.sessions, Chunk, chunk_id, owner, self._settings.lease_seconds) as lease:
+            with Lease(self._board, Chunk, chunk_id, owner) as lease:
                 scores = self._score(plan, lease)
-            with context.sessions.begin() as session:
-                last = chunks.record_scores(session, context.queue, plan, owner, scores, lease.conditions)
+                with context.sessions.begin() as session:
+                    last = chunks.record_scores(session, context.queue, plan, owner, scores, lease.conditions)
             logger.info("chunk %s of audit %s: %d samples scored", chunk_id, plan.audit_id, len(scores))
         except LeaseLost:
             logger.warning("chunk %s is no longer ours; its scores are dropped", chunk_id)
@@ -167,7 +201,7 @@ class Runner:
                 chunks.fail_chunk(session, plan, owner, code=error.code, detail=error.detail, max_attempts=None)
         except (SystemExit, KeyboardInterrupt):
             with self._if_still_ours(Chunk, chunk_id) as session:
-                chunks.hand_back(session, plan, owner)
+                chunks.hand_back(session, chunk_id, owner)
             raise
         except Exception as error:
             logger.exception("chunk %s failed", chunk_id)
@@ -187,7 +221,6 @@ class Runner:
                 self._check(model, waiting, inspect)
 
     def _score(self, plan: ChunkPlan, lease: Lease) -> list[RecordedScore]:
-        from sslmem.datasets.source import open_dataset  # noqa: PLC0415
         from sslmem.scoring import Scorer, pick_device, read_samples  # noqa: PLC0415
 
         targets, references = ([self._load(files) for files in part] for part in (plan.targets, plan.references))
@@ -195,30 +228,41 @@ class Runner:
         scores: list[RecordedScore] = []
         device, batch_size = pick_device(self._settings.device), self._settings.batch_size
         scorer = Scorer(targets, references, plan.spec, device=device, batch_size=batch_size)
-        with open_dataset(self.context.store.path(plan.dataset_digest)) as dataset:
-            for batch in scorer.score(read_samples(dataset, [path for path, _ in plan.entries])):
-                lease.check()
-                scores += [
-                    RecordedScore(
-                        sample=s.name,
-                        sample_key=s.key,
-                        role=roles[s.name],
-                        score=s.score,
-                        score_bounded=s.score_bounded,
-                        standard_error=s.standard_error,
-                        alignment_target=s.alignment_target,
-                        alignment_reference=s.alignment_reference,
-                        skipped=s.skipped,
-                        alignment_targets=s.alignment_targets,
-                        alignment_references=s.alignment_references,
-                        reference_spread=s.reference_spread,
-                        num_views=s.num_views,
-                    )
-                    for s in batch
-                ]
-                lease.num_done = len(scores)
+        dataset = self._open(plan.dataset_digest)
+        for batch in scorer.score(read_samples(dataset, [path for path, _ in plan.entries])):
+            scores += [
+                RecordedScore(
+                    sample=s.name,
+                    sample_key=s.key,
+                    role=roles[s.name],
+                    score=s.score,
+                    score_bounded=s.score_bounded,
+                    standard_error=s.standard_error,
+                    alignment_target=s.alignment_target,
+                    alignment_reference=s.alignment_reference,
+                    skipped=s.skipped,
+                    alignment_targets=s.alignment_targets,
+                    alignment_references=s.alignment_references,
+                    reference_spread=s.reference_spread,
+                    num_views=s.num_views,
+                )
+                for s in batch
+            ]
+            lease.advance(len(scores))
         lease.conditions = scorer.conditions
         return scores
+
+    def _open(self, digest: str) -> "OpenDataset":
+        """Opens a dataset, or returns it if it was the last one: listing a million images takes half a minute."""
+        from sslmem.datasets.source import open_dataset  # noqa: PLC0415
+
+        if self._dataset is None or self._dataset[0] != digest:
+            self._close_dataset()
+            self._dataset = None
+            dataset = open_dataset(self.context.store.path(digest))
+            self._dataset = (digest, dataset)
+            self._close_dataset = weakref.finalize(self, dataset.close)
+        return self._dataset[1]
 
     def _load(self, files: EncoderFiles) -> "LoadedEncoder":
         """Loads an encoder, or returns it from among the last few used."""
@@ -242,13 +286,33 @@ class Runner:
 
     def finalise_audit(self, audit_id: uuid.UUID) -> None:
         """Summarises an audit whose scores are complete."""
-        sessions = self.context.sessions
+        sessions, owner = self.context.sessions, self._task_owner()
         with sessions.begin() as session:
-            if not chunks.begin_finalising(session, audit_id):
+            if not chunks.begin_finalising(session, audit_id, owner, self._settings.lease_seconds):
                 return
-        with sessions.begin() as session:
-            chunks.finalise(session, audit_id)
-        logger.info("audit %s succeeded", audit_id)
+        try:
+            with Lease(self._board, Audit, audit_id, owner), sessions.begin() as session:
+                chunks.finalise(session, audit_id, owner)
+            logger.info("audit %s succeeded", audit_id)
+        except LeaseLost:
+            logger.warning("audit %s is no longer ours; its summary is dropped", audit_id)
+        except (SystemExit, KeyboardInterrupt):
+            with self._if_still_ours(Audit, audit_id) as session:
+                chunks.give_up_finalising(session, audit_id, owner, None)
+            raise
+        except Exception as error:
+            logger.exception("audit %s was not summarised", audit_id)
+            with self._if_still_ours(Audit, audit_id) as session:
+                chunks.give_up_finalising(session, audit_id, owner, f"{type(error).__name__}: {error}")
+        else:
+            self._keep_evidence(audit_id)
+
+    def _keep_evidence(self, audit_id: uuid.UUID) -> None:
+        """What people ask for next; if it is lost, the first of them waits for it."""
+        try:
+            results.evidence_of(self.context.sessions, audit_id, confidence=results.CONFIDENCE, fdr=results.FDR)
+        except ServiceError as error:
+            logger.warning("no evidence was kept of audit %s: %s", audit_id, error)
 
     def _task_owner(self) -> str:
         """A new name for each claim: a worker that claims a row again must not pass for its earlier self."""

@@ -8,6 +8,7 @@ from service.context import Context
 from service.logs import set_up_logging
 from service.settings import get_settings
 from service.sweep import sweep
+from worker import courier
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +33,14 @@ def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    context = Context.from_settings(settings, pool_size=1)
+    context = Context.from_settings(settings, pool_size=4)
+    deliveries = threading.Thread(target=courier.run, args=(context, stop), daemon=True)
+    deliveries.start()
     try:
         run(context, stop)
     finally:
+        stop.set()
+        deliveries.join(3)
         context.close()
 
 

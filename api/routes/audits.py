@@ -14,14 +14,16 @@ from api.errors import already, problems
 from api.export import parquet_stream
 from api.paging import CursorParam, LimitParam, page_of
 from api.polling import WaitParam, poll
-from api.render import audit_out
-from api.schemas import AuditBody, AuditOut, PageOut, ScoreOut
+from api.render import audit_out, chunk_out
+from api.schemas import AuditBody, AuditOut, ChunkOut, PageOut, ScoreOut
 from models.audit import Audit
 from models.dataset import Dataset
-from service import audits, idempotency, lifecycle, results
+from service import audits, chunks, idempotency, lifecycle, results
+from service.context import Context
 from service.database import Session
+from service.deadlines import deadline_of
 from sslmem.datasets.source import open_dataset
-from sslmem.report.evidence import Evidence, gather_evidence
+from sslmem.report.evidence import Evidence
 from sslmem.report.html import render_report
 from sslmem.report.rows import CSV_COLUMNS, Scales, values_of
 from sslmem.report.summary import Summary
@@ -30,9 +32,10 @@ from sslmem.roles import Role
 router = APIRouter(prefix="/v1/audits", tags=["audits"], route_class=AuthorizedRoute)
 
 
-def _out(session: Session, audit: Audit) -> AuditOut:
+def _out(session: Session, context: Context, audit: Audit) -> AuditOut:
     progress, reason = audits.progress_of(session, audit), audits.reason_of(session, audit)
-    return audit_out(audit, audits.encoders_of(session, audit.id), progress, reason)
+    deadline = deadline_of(audit, context.settings)
+    return audit_out(audit, audits.encoders_of(session, audit.id), progress, reason, deadline)
 
 
 @router.post("", status_code=202, responses=already(AuditOut) | problems(400, 404, 409))
@@ -66,20 +69,23 @@ def request_audit(
             spec=body.spec.model_dump(exclude_unset=True),
             project=project,
             priority=body.priority,
+            worker_queue=body.queue,
             force=body.force,
         )
         idempotency.remember(session, project, key, digest, audit.id)
     response.status_code = 202 if new else 200
     response.headers["Location"] = f"/v1/audits/{audit.id}"
     response.headers["Retry-After"] = "2"
-    return _out(session, audit)
+    return _out(session, context, audit)
 
 
 @router.get("", responses=problems(400))
-def list_audits(session: SessionDep, limit: LimitParam = 100, cursor: CursorParam = None) -> PageOut[AuditOut]:
+def list_audits(
+    session: SessionDep, context: ContextDep, limit: LimitParam = 100, cursor: CursorParam = None
+) -> PageOut[AuditOut]:
     """Lists the audits, newest first."""
     rows, next_cursor = page_of(session, Audit, limit, cursor)
-    return PageOut(items=[_out(session, row) for row in rows], next_cursor=next_cursor)
+    return PageOut(items=[_out(session, context, row) for row in rows], next_cursor=next_cursor)
 
 
 @router.get("/{audit_id}", responses=problems(404))
@@ -88,7 +94,7 @@ async def get_audit(audit_id: uuid.UUID, context: ContextDep, wait: WaitParam = 
 
     def look() -> AuditOut:
         with context.sessions.begin() as session:
-            return _out(session, audits.get_audit(session, audit_id))
+            return _out(session, context, audits.get_audit(session, audit_id))
 
     def changed(first: AuditOut, now: AuditOut) -> bool:
         # The time left is another one at every look.
@@ -98,28 +104,37 @@ async def get_audit(audit_id: uuid.UUID, context: ContextDep, wait: WaitParam = 
     return await poll(look, changed, wait)
 
 
+@router.get("/{audit_id}/chunks", responses=problems(400, 404))
+def list_chunks(
+    audit_id: uuid.UUID, session: SessionDep, limit: LimitParam = 100, cursor: CursorParam = None
+) -> PageOut[ChunkOut]:
+    """Lists the chunks of an audit in the order of samples: who has them, how often they were tried, what failed."""
+    rows, next_cursor = chunks.page_of_chunks(session, audits.get_audit(session, audit_id).id, limit, cursor)
+    return PageOut(items=[chunk_out(row) for row in rows], next_cursor=next_cursor)
+
+
 @router.post("/{audit_id}/cancel", responses=problems(404))
-def cancel_audit(audit_id: uuid.UUID, session: SessionDep) -> AuditOut:
+def cancel_audit(audit_id: uuid.UUID, session: SessionDep, context: ContextDep) -> AuditOut:
     """Cancels an audit; one that has ended stays as it is."""
-    return _out(session, lifecycle.cancel(session, audit_id))
+    return _out(session, context, lifecycle.cancel(session, audit_id))
 
 
 @router.post("/{audit_id}/pause", responses=problems(404, 409))
-def pause_audit(audit_id: uuid.UUID, session: SessionDep) -> AuditOut:
+def pause_audit(audit_id: uuid.UUID, session: SessionDep, context: ContextDep) -> AuditOut:
     """Lets no further chunk begin; those under way end."""
-    return _out(session, lifecycle.pause(session, audit_id))
+    return _out(session, context, lifecycle.pause(session, audit_id))
 
 
 @router.post("/{audit_id}/resume", responses=problems(404, 409))
 def resume_audit(audit_id: uuid.UUID, session: SessionDep, context: ContextDep) -> AuditOut:
     """Goes on with a paused audit."""
-    return _out(session, lifecycle.resume(session, context.queue, audit_id))
+    return _out(session, context, lifecycle.resume(session, context.queue, audit_id))
 
 
 @router.post("/{audit_id}/retry", responses=problems(404, 409))
 def retry_audit(audit_id: uuid.UUID, session: SessionDep, context: ContextDep) -> AuditOut:
     """Tries an audit again that failed or was cancelled; only what is missing is computed."""
-    return _out(session, lifecycle.retry(session, context.queue, audit_id))
+    return _out(session, context, lifecycle.retry(session, context.queue, audit_id))
 
 
 @router.delete("/{audit_id}", status_code=204, responses=problems(404, 409))
@@ -138,14 +153,13 @@ def get_summary(audit_id: uuid.UUID, session: SessionDep) -> Summary:
 def get_evidence(
     audit_id: uuid.UUID,
     context: ContextDep,
-    confidence: Annotated[float, Query(ge=0.5, lt=1, description="Two-sided level of the intervals.")] = 0.95,
-    fdr: Annotated[float, Query(gt=0, le=0.5, description="False discovery rate of single images.")] = 0.05,
+    confidence: Annotated[
+        float, Query(ge=0.5, lt=1, description="Two-sided level of the intervals.")
+    ] = results.CONFIDENCE,
+    fdr: Annotated[float, Query(gt=0, le=0.5, description="False discovery rate of single images.")] = results.FDR,
 ) -> Evidence:
     """What a release decision about an audit that succeeded may rest on: metrics with intervals, checks, limits."""
-    with context.sessions.begin() as session:
-        summary = results.summary_of(audits.get_audit(session, audit_id))
-        rows = list(results.all_rows(session, audit_id))
-    return gather_evidence(rows, summary, confidence=confidence, fdr=fdr)
+    return results.evidence_of(context.sessions, audit_id, confidence=confidence, fdr=fdr)
 
 
 @router.get("/{audit_id}/scores", responses=problems(400, 404))

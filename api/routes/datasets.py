@@ -11,8 +11,8 @@ from api.errors import already, problems
 from api.paging import CursorParam, LimitParam, page_of
 from api.polling import WaitParam, poll
 from api.render import dataset_out, role_set_out
-from api.schemas import DatasetBody, DatasetOut, Name, PageOut, RoleSetOut
-from api.upload import raw_body, receive, receive_text
+from api.schemas import DatasetBody, DatasetOut, Name, PageOut, RoleSetOut, SampleOut
+from api.upload import raw_body, receive, receive_bytes
 from models.dataset import Dataset
 from service import intake, roles
 from service.context import Context
@@ -23,12 +23,15 @@ NameParam = Annotated[Name, Query()]
 
 
 @router.put(
-    "", status_code=201, responses=already(DatasetOut) | problems(400, 413), openapi_extra=raw_body("application/zip")
+    "",
+    status_code=201,
+    responses=already(DatasetOut) | problems(400, 413),
+    openapi_extra=raw_body("application/octet-stream"),
 )
 async def upload_dataset(
     request: Request, response: Response, context: ContextDep, name: NameParam = "dataset"
 ) -> DatasetOut:
-    """Uploads a zip archive of images as the raw body; a worker then lists its samples: follow `links.self`."""
+    """Uploads a dataset (docs/datasets.md) as the raw body; a worker then lists its samples: follow `links.self`."""
     digest, _ = await receive(request, context.store, context.settings.max_dataset_bytes)
     body = DatasetBody(name=name, artifact_digest=digest)
     return await run_in_threadpool(_register, context, body, response)
@@ -43,7 +46,7 @@ def register_dataset(body: DatasetBody, response: Response, context: ContextDep)
 def _register(context: Context, body: DatasetBody, response: Response) -> DatasetOut:
     with context.sessions.begin() as session:
         dataset, new = intake.register(session, context.queue, context.store, Dataset, body.model_dump())
-        answer = dataset_out(dataset)
+        answer = dataset_out(dataset, intake.reason_of(session, dataset))
     response.status_code = 201 if new else 200
     response.headers["Location"] = answer.links["self"]
     return answer
@@ -53,7 +56,7 @@ def _register(context: Context, body: DatasetBody, response: Response) -> Datase
 def list_datasets(session: SessionDep, limit: LimitParam = 100, cursor: CursorParam = None) -> PageOut[DatasetOut]:
     """Lists the datasets, newest first."""
     rows, next_cursor = page_of(session, Dataset, limit, cursor)
-    return PageOut(items=[dataset_out(row) for row in rows], next_cursor=next_cursor)
+    return PageOut(items=[dataset_out(row, intake.reason_of(session, row)) for row in rows], next_cursor=next_cursor)
 
 
 @router.get("/{dataset_id}", responses=problems(404))
@@ -62,9 +65,23 @@ async def get_dataset(dataset_id: uuid.UUID, context: ContextDep, wait: WaitPara
 
     def look() -> DatasetOut:
         with context.sessions.begin() as session:
-            return dataset_out(intake.get(session, Dataset, dataset_id))
+            row = intake.get(session, Dataset, dataset_id)
+            return dataset_out(row, intake.reason_of(session, row))
 
     return await poll(look, lambda _, now: now.state in ("ready", "refused"), wait)
+
+
+@router.get("/{dataset_id}/samples", responses=problems(400, 404))
+def list_samples(
+    dataset_id: uuid.UUID,
+    session: SessionDep,
+    skipped: Annotated[bool, Query(description="Only those that cannot be scored, each with its reason.")] = False,
+    limit: LimitParam = 100,
+    cursor: CursorParam = None,
+) -> PageOut[SampleOut]:
+    """Lists the samples of a dataset in the order of their names."""
+    rows, next_cursor = intake.page_of_samples(session, dataset_id, skipped=skipped, limit=limit, cursor=cursor)
+    return PageOut(items=[SampleOut.model_validate(row) for row in rows], next_cursor=next_cursor)
 
 
 @router.delete("/{dataset_id}", status_code=204, responses=problems(404, 409))
@@ -80,20 +97,21 @@ def delete_dataset(dataset_id: uuid.UUID, context: ContextDep) -> None:
     "/{dataset_id}/roles",
     status_code=201,
     responses=already(RoleSetOut) | problems(400, 404, 409, 413),
-    openapi_extra=raw_body("text/csv"),
+    openapi_extra=raw_body("application/octet-stream"),
 )
 async def register_roles(
     dataset_id: uuid.UUID, request: Request, response: Response, context: ContextDep, name: NameParam = "roles"
 ) -> RoleSetOut:
-    """Registers roles from a CSV with the columns `sample,role`, the sample being its path in the archive.
+    """Registers roles from a table with the columns `sample` and `role`, as CSV, JSON lines or Parquet.
 
-    Roles are shared, candidate, independent and external. The same roles again give 200 and the table there is.
+    A sample is its name in the dataset, a folder such as `shared/`, or a range such as `train/0-39999`. Roles are
+    shared, candidate, independent and external. The same roles again give 200 and the table there is.
     """
-    text = await receive_text(request, context.settings.max_roles_bytes)
+    content = await receive_bytes(request, context.settings.max_roles_bytes)
 
     def register() -> RoleSetOut:
         with context.sessions.begin() as session:
-            role_set, new = roles.register_roles(session, dataset_id, text, name)
+            role_set, new = roles.register_roles(session, dataset_id, content, name)
             response.status_code = 201 if new else 200
             return role_set_out(role_set)
 

@@ -68,7 +68,7 @@ def register_encoder(body: EncoderBody, response: Response, context: ContextDep)
 def _register(context: Context, body: EncoderBody, response: Response) -> EncoderOut:
     with context.sessions.begin() as session:
         encoder, new = intake.register(session, context.queue, context.store, Encoder, body.model_dump())
-        answer = encoder_out(encoder)
+        answer = encoder_out(encoder, intake.reason_of(session, encoder))
     response.status_code = 201 if new else 200
     response.headers["Location"] = answer.links["self"]
     return answer
@@ -90,7 +90,7 @@ def _channels(name: str, text: str | None) -> list[float] | None:
 def list_encoders(session: SessionDep, limit: LimitParam = 100, cursor: CursorParam = None) -> PageOut[EncoderOut]:
     """Lists the encoders, newest first."""
     rows, next_cursor = page_of(session, Encoder, limit, cursor)
-    return PageOut(items=[encoder_out(row) for row in rows], next_cursor=next_cursor)
+    return PageOut(items=[encoder_out(row, intake.reason_of(session, row)) for row in rows], next_cursor=next_cursor)
 
 
 @router.get("/{encoder_id}", responses=problems(404))
@@ -99,7 +99,8 @@ async def get_encoder(encoder_id: uuid.UUID, context: ContextDep, wait: WaitPara
 
     def look() -> EncoderOut:
         with context.sessions.begin() as session:
-            return encoder_out(intake.get(session, Encoder, encoder_id))
+            row = intake.get(session, Encoder, encoder_id)
+            return encoder_out(row, intake.reason_of(session, row))
 
     return await poll(look, lambda _, now: now.state in ("ready", "refused"), wait)
 

@@ -1,4 +1,4 @@
-"""``/v1/health``, ``/v1/limits``, ``/v1/workers``, ``/v1/queue`` and ``/v1/artifacts``."""
+"""``/v1/health``, ``/v1/limits``, ``/v1/workers``, ``/v1/queues`` and ``/v1/artifacts``."""
 
 from typing import Annotated
 
@@ -9,7 +9,7 @@ from api.errors import problems
 from api.render import worker_out
 from api.schemas import Health, Limits, PageOut, QueueOut, WorkerOut
 from service.health import broker_answers, database_answers
-from service.workers import list_workers, waiting
+from service.workers import list_workers, queues
 from sslmem import __version__
 
 public = APIRouter(prefix="/v1", tags=["operations"])
@@ -42,10 +42,10 @@ def get_workers(session: SessionDep) -> PageOut[WorkerOut]:
     return PageOut(items=[worker_out(worker, alive=alive) for worker, alive in list_workers(session)])
 
 
-@router.get("/queue", responses=problems())
-def get_queue(session: SessionDep) -> QueueOut:
-    """How much waits for workers, and how many of them there are."""
-    return QueueOut.model_validate(waiting(session))
+@router.get("/queues", responses=problems())
+def get_queues(session: SessionDep) -> PageOut[QueueOut]:
+    """How much waits for workers by queue, how many of them there are, and why nothing moves if so."""
+    return PageOut(items=[QueueOut.model_validate(queue) for queue in queues(session)])
 
 
 @router.head("/artifacts/{digest}", responses=problems(400, 404))

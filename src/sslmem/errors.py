@@ -65,9 +65,15 @@ class DatasetError(SslmemError):
 
 
 class UnreadableDataset(DatasetError):
-    """The dataset is neither a folder nor a zip archive of images."""
+    """The dataset is of no format that is understood, or it is damaged."""
 
     code = "dataset-unreadable"
+
+
+class AmbiguousDataset(DatasetError):
+    """The dataset can be understood in several ways."""
+
+    code = "dataset-ambiguous"
 
 
 class EmptyDataset(DatasetError):

@@ -2,15 +2,18 @@
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from typing import TypeVar
 
 from sslmem.datasets.image import decode_image, sample_key
 from sslmem.datasets.source import Dataset
 from sslmem.errors import UndecodableImage
 from sslmem.views.make import Image
+
+Result = TypeVar("Result")
 
 DECODE_THREADS = min(8, os.cpu_count() or 1)
 CONSTANT = "image-constant: all its pixels have one colour, so its views are alike under any encoder"
@@ -69,10 +72,15 @@ def decode(sample: Sample) -> DecodedSample:
 
 def decode_ahead(samples: Iterable[Sample], lookahead: int) -> Iterator[DecodedSample]:
     """Decodes samples in threads, at most so many before they are asked for, in their order."""
+    return work_ahead(decode, samples, lookahead)
+
+
+def work_ahead(work: Callable[[Sample], Result], samples: Iterable[Sample], lookahead: int) -> Iterator[Result]:
+    """Works on samples in threads, at most so many before they are asked for, in their order."""
     remaining = iter(samples)
     with ThreadPoolExecutor(DECODE_THREADS) as pool:
-        waiting: deque[Future[DecodedSample]] = deque(pool.submit(decode, s) for s in islice(remaining, lookahead))
+        waiting: deque[Future[Result]] = deque(pool.submit(work, s) for s in islice(remaining, lookahead))
         while waiting:
             done = waiting.popleft().result()
-            waiting.extend(pool.submit(decode, sample) for sample in islice(remaining, 1))
+            waiting.extend(pool.submit(work, sample) for sample in islice(remaining, 1))
             yield done

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import psycopg
@@ -48,6 +49,42 @@ def test_downgrade_leaves_no_index_sequence_or_type_behind(empty_database_url: s
 
 def test_models_and_migrations_agree(database_url: str) -> None:
     assert differences(database_url) == []
+
+
+def test_scores_of_an_older_version_are_paged_in_order_and_deleted_with_their_audit(empty_database_url: str) -> None:
+    upgrade(empty_database_url, "0003")
+    with psycopg.connect(empty_database_url, autocommit=True) as connection:
+        connection.execute("SET session_replication_role = replica")
+        audit, other = uuid.uuid4(), uuid.uuid4()
+        for row_id, state, summary in ((audit, "succeeded", "{}"), (other, "running", None)):
+            connection.execute(
+                "INSERT INTO audits "
+                "(id, name, state, dataset_id, role_set_id, spec, spec_digest, num_samples, summary) "
+                "VALUES (%s, 'a', %s, %s, %s, '{}', '', 600, %s)",
+                (row_id, state, uuid.uuid4(), uuid.uuid4(), summary),
+            )
+            connection.execute(
+                "INSERT INTO scores (audit_id, position, sample, sample_key, role, score, skipped) "
+                "SELECT %s, n, n, n, CASE WHEN n %% 2 = 0 THEN 'shared' ELSE 'external' END, "
+                "CASE WHEN n > 9 THEN (n * 7919) %% 13 END, CASE WHEN n <= 9 THEN 'lost' END "
+                "FROM generate_series(0, 599) n",
+                (row_id,),
+            )
+    upgrade(empty_database_url)
+    with psycopg.connect(empty_database_url, autocommit=True) as connection:
+        blocks = connection.execute(
+            "SELECT audit_id, role, number, first_score, first_position, positions FROM score_blocks ORDER BY 2, 3"
+        ).fetchall()
+        assert {block[0] for block in blocks} == {audit}
+        assert [block[1:3] for block in blocks] == [
+            ("", 0), ("", 1), ("", 2), ("external", 0), ("external", 1), ("shared", 0), ("shared", 1),
+        ]  # fmt: skip
+        assert all(block[3:5] == ((block[5][0] * 7919) % 13, block[5][0]) for block in blocks)
+        found = [position for block in blocks if block[1] == "" for position in block[5]]
+        assert found == sorted(range(10, 600), key=lambda n: (-((n * 7919) % 13), n))
+        connection.execute("DELETE FROM audits WHERE id = %s", (audit,))
+        left = connection.execute("SELECT audit_id, count(*) FROM scores GROUP BY 1").fetchall()
+        assert left == [(other, 600)]
 
 
 def test_model_without_a_migration_is_noticed(empty_database_url: str) -> None:

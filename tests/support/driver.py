@@ -14,6 +14,8 @@ from service.settings import Settings
 from service.workers import beat
 from tests.support.materials import EncoderFile, Material
 from tests.support.queue import take
+from worker.board import Board
+from worker.keeper import Keeper
 from worker.run import Runner
 
 
@@ -40,7 +42,8 @@ def drain(runner: Runner, settings: Settings) -> int:
 @contextmanager
 def working(settings: Settings) -> Iterator[None]:
     """A worker in a thread, with a sign of life."""
-    runner, stop = Runner(settings, "test:1"), threading.Event()
+    board = Board()
+    runner, stop = Runner(settings, "test:1", board), threading.Event()
     with runner.context.sessions.begin() as session:
         beat(session, "test:1", "cpu")
 
@@ -49,13 +52,28 @@ def working(settings: Settings) -> Iterator[None]:
             drain(runner, settings)
 
     thread = threading.Thread(target=work)
+    with kept(runner.context, board):
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+    runner.context.close()
+
+
+@contextmanager
+def kept(context: Context, board: Board) -> Iterator[None]:
+    """Renews the leases of a runner in this process, as a worker's parent does, but kills nobody."""
+    stop = threading.Event()
+    keeper = Keeper(context.sessions, board, context.settings, kill=lambda _: None)
+    thread = threading.Thread(target=keeper.run, args=(stop,))
     thread.start()
     try:
         yield
     finally:
         stop.set()
         thread.join()
-        runner.context.close()
 
 
 def upload_encoder(context: Context, file: EncoderFile, name: str, **changes: object) -> Encoder:

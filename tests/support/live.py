@@ -4,9 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import uvicorn
-
-from api.main import create_app
+from api.server import create_server
 from service.settings import Settings
 from tests.support.waiting import eventually
 
@@ -14,15 +12,7 @@ from tests.support.waiting import eventually
 @contextmanager
 def served(settings: Settings, port: int = 0) -> Iterator[str]:
     """Serves the application, on a free port unless told which; gives its URL."""
-    config = uvicorn.Config(
-        create_app(settings),
-        host="127.0.0.1",
-        port=port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=5,
-    )
-    server = uvicorn.Server(config)
+    server = create_server(settings, host="127.0.0.1", port=port, graceful_seconds=5)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -15,6 +15,7 @@ from service import audits, chunks, roles
 from service.chunks import ChunkPlan, RecordedScore
 from service.context import Context
 from service.database import Session
+from service.losses import MAX_FINALISE_ATTEMPTS
 from service.settings import Settings
 from sslmem.roles import ROLES
 from tests.support.materials import roles_csv
@@ -179,12 +180,25 @@ def score_all(context: Context, audit_id: uuid.UUID) -> None:
         record(context, claim(context, chunk.id))
 
 
+def begin_finalising(context: Context, audit_id: uuid.UUID, owner: str = OWNER) -> bool:
+    """Takes an audit to summarise it; False if it is not to be had."""
+    with context.sessions.begin() as session:
+        return chunks.begin_finalising(session, audit_id, owner, LEASE_SECONDS)
+
+
+def fail_finalising(context: Context, audit_id: uuid.UUID) -> None:
+    """Tries to summarise an audit so often that it fails."""
+    for _ in range(MAX_FINALISE_ATTEMPTS):
+        assert begin_finalising(context, audit_id)
+        with context.sessions.begin() as session:
+            chunks.give_up_finalising(session, audit_id, OWNER, "ValueError: odd")
+
+
 def finalise(context: Context, audit_id: uuid.UUID) -> None:
     """Summarises an audit whose scores are complete."""
+    assert begin_finalising(context, audit_id)
     with context.sessions.begin() as session:
-        assert chunks.begin_finalising(session, audit_id)
-    with context.sessions.begin() as session:
-        chunks.finalise(session, audit_id)
+        chunks.finalise(session, audit_id, OWNER)
 
 
 def succeeded_audit(context: Context, num_samples: int = 40) -> Audit:

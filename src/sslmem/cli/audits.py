@@ -3,7 +3,7 @@
 import json as jsonlib
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import typer
@@ -15,6 +15,7 @@ from sslmem.client.http import Client
 from sslmem.errors import RequestRefused
 from sslmem.spec import Compat, Distance, Pairing, Precision
 
+Queue = Literal["default", "gpu"]
 SAY_SECONDS = 10  # between lines of progress where there is no terminal for a bar
 
 app = typer.Typer(no_args_is_help=True, help="Request, follow, show, cancel and delete audits.")
@@ -38,6 +39,7 @@ def request(
     precision: Annotated[Precision, typer.Option(help="auto: lower where that is safe.")] = "float32",
     compat: Annotated[Compat | None, typer.Option(help="A published convention, which fixes options.")] = None,
     priority: Annotated[int, typer.Option(min=-100, max=100, help="Higher goes first.")] = 0,
+    queue: Annotated[Queue, typer.Option(help="gpu: only workers with a GPU may take it.")] = "default",
     force: Annotated[bool, typer.Option("--force", help="A new audit even if there is the same already.")] = False,
     follow: Annotated[bool, typer.Option(help="Wait for the end and show the summary.")] = False,
     url: Url = None,
@@ -64,6 +66,7 @@ def request(
         "spec": {key: value for key, value in spec.items() if value is not None},
     }
     body |= {"priority": priority} if priority else {}
+    body |= {"queue": queue} if queue != "default" else {}
     body |= {"force": True} if force else {}
     if name:
         body["name"] = name
@@ -79,6 +82,14 @@ def follow_command(audit_id: UUID, url: Url = None, token: Token = None) -> None
     """Follows an audit to its end and shows its summary."""
     with connect(url, token) as client:
         print_summary(follow_audit(client, str(audit_id)))
+
+
+@app.command()
+def events(audit_id: UUID, url: Url = None, token: Token = None) -> None:
+    """Shows what has happened to an audit, and what happens until it has ended, as lines of JSON."""
+    with connect(url, token) as client:
+        for event in client.events(str(audit_id)):
+            print(jsonlib.dumps(event), flush=True)
 
 
 @app.command()

@@ -7,15 +7,19 @@ from uuid import UUID
 import typer
 
 from sslmem.cli.connection import Token, Url, connect, folder_size, upload_progress
+from sslmem.cli.inspect_dataset import inspect_dataset
 from sslmem.cli.tables import print_resources
-from sslmem.errors import RolesError
 
-app = typer.Typer(no_args_is_help=True, help="Push, list and delete datasets of a service, and assign roles.")
+app = typer.Typer(
+    no_args_is_help=True, help="Push, list and delete datasets of a service, assign roles; say what a dataset is."
+)
+
+app.command("inspect")(inspect_dataset)
 
 
 @app.command()
 def push(
-    path: Annotated[Path, typer.Argument(exists=True, help="A folder or zip archive of images.")],
+    path: Annotated[Path, typer.Argument(exists=True, help="A folder, archive or file; see docs/datasets.md.")],
     name: Annotated[str | None, typer.Option(help="Defaults to the name of the file or folder.")] = None,
     url: Url = None,
     token: Token = None,
@@ -30,18 +34,16 @@ def push(
 @app.command()
 def roles(
     dataset_id: UUID,
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="CSV with the columns sample,role.")],
+    file: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="CSV, JSON lines or Parquet: sample, role.")
+    ],
     name: Annotated[str | None, typer.Option(help="Defaults to the name of the file.")] = None,
     url: Url = None,
     token: Token = None,
 ) -> None:
     """Registers a table of roles for a dataset and prints its id."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RolesError(f"expected a table in UTF-8; {file.name} is not ({error})") from error
     with connect(url, token) as client:
-        print(client.push_roles(str(dataset_id), text, name=name or file.stem)["id"])
+        print(client.push_roles(str(dataset_id), file.read_bytes(), name=name or file.stem)["id"])
 
 
 @app.command("list")

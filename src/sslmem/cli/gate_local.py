@@ -90,7 +90,7 @@ def score_case(
     device = pick_device(reading.device)
 
     with open_dataset(files.data) as dataset:
-        match_roles(roles, {sample.path for sample in dataset.samples})
+        roles = match_roles(roles, dataset)
         targets = [_load(path, reading, size, str(device)) for path in files.targets]
         references = [_load(path, reading, size, str(device)) for path in files.references]
         fields["representation"] = targets[0].report.representation

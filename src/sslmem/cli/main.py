@@ -7,7 +7,7 @@ from typing import NoReturn
 import typer
 
 from sslmem import __version__
-from sslmem.cli import audits, datasets, encoders
+from sslmem.cli import audits, datasets, encoders, webhooks
 from sslmem.cli.connection import Token, Url, connect
 from sslmem.cli.gate import gate
 from sslmem.cli.inspect import inspect
@@ -38,18 +38,26 @@ app.command("check-policy")(check_policy)
 app.add_typer(encoders.app, name="encoders")
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(audits.app, name="audits")
+app.add_typer(webhooks.app, name="webhooks")
 
 
 @app.command()
 def workers(url: Url = None, token: Token = None) -> None:
-    """Lists the workers seen in the last week, and how much waits for them."""
+    """Lists the workers seen in the last week."""
     with connect(url, token) as client:
-        print_resources(client.items("/v1/workers"), ("id", "device", "alive", "last_seen_at"))
-        queue = client.get("/v1/queue")
-        print(
-            f"{queue['workers_alive']} alive; waiting: {queue['chunks_waiting']} chunks of {queue['audits_open']} "
-            f"audits, {queue['checks_waiting']} checks; running: {queue['chunks_running']} chunks"
-        )
+        print_resources(client.items("/v1/workers"), ("id", "device", "queues", "alive", "last_seen_at"))
+
+
+@app.command()
+def queues(url: Url = None, token: Token = None) -> None:
+    """Shows how much waits for workers, by queue, and why it does not move if so."""
+    with connect(url, token) as client:
+        for queue in client.items("/v1/queues"):
+            print(
+                f"{queue['name']}: {queue['workers_alive']} alive; waiting: {queue['chunks_waiting']} chunks of "
+                f"{queue['audits_open']} audits, {queue['checks_waiting']} checks; running: {queue['chunks_running']} "
+                f"chunks{'; ' + queue['reason'] if queue['reason'] else ''}"
+            )
 
 
 @app.command()

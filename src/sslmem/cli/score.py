@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 def score(
     target: Annotated[list[Path], typer.Option(help="Checkpoints of the encoder under audit; several are averaged.")],
     reference: Annotated[list[Path], typer.Option(help="Checkpoints trained alike without the candidates.")],
-    data: Annotated[Path, typer.Option(help="A folder or zip archive of images.")],
+    data: Annotated[Path, typer.Option(help="A folder, archive or file of images; see docs/datasets.md.")],
     out: Annotated[Path, typer.Option(help="The Parquet file to write, one row per sample.")],
-    roles: Annotated[Path | None, typer.Option(help="CSV sample,role; only its samples are scored.")] = None,
+    roles: Annotated[Path | None, typer.Option(help="Table sample,role; only its samples are scored.")] = None,
     architecture: Annotated[str | None, typer.Option(help="Name in torchvision or timm; ResNets are inferred.")] = None,
     method: Annotated[str | None, typer.Option(help="How they were trained: simclr, dino, mae, ...")] = None,
     representation: Annotated[str, typer.Option(help="pooled, cls, mean, tokens, head, layer:NAME, or auto.")] = "auto",
@@ -90,7 +90,7 @@ def score(
 
     with open_dataset(data) as dataset:
         if assignment is not None:
-            match_roles(assignment, {sample.path for sample in dataset.samples})
+            assignment = match_roles(assignment, dataset)
         chosen = pick_device(device)
         fixed = "representation" in fields or compat == "official-code"
 
@@ -118,6 +118,7 @@ def score(
         fields["representation"] = first.report.representation
         spec = make_spec(**fields, input_size=first.input_size)
         _say_what_is_left_out(dataset, assignment)
+        _say_what_is_alike(dataset, assignment)
         with part_progress() as progress:
             task = progress.add_task("scoring", total=1.0)
             scores = score_dataset(
@@ -179,6 +180,22 @@ def _say_what_is_left_out(dataset: "Dataset", assignment: dict[str, Role] | None
         stderr.print(f"{num} samples have no role and are not scored", highlight=False)
 
 
+def _say_what_is_alike(dataset: "Dataset", assignment: dict[str, Role] | None) -> None:
+    """A candidate with a twin among the shared was trained on by both."""
+    from sslmem.scan import twins_across_roles  # noqa: PLC0415
+
+    if assignment is None or len(set(assignment.values())) < 2:
+        return
+    for pair in twins_across_roles(dataset, assignment):
+        one, other = pair.examples[0]
+        stderr.print(
+            f"{pair.role} and {pair.other} are not apart: {pair.num_exact} {pair.role} samples are also {pair.other}, "
+            f"{pair.num_near} look like one, such as {one} and {other}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
 def make_spec(**fields: Any) -> ScoreSpec:  # noqa: ANN401  the spec checks them
     """Makes a spec from what was asked for.
 
@@ -207,8 +224,8 @@ def read_roles_file(path: Path) -> dict[str, Role]:
         RolesError: it is not readable, or not usable.
     """
     try:
-        return read_roles(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
+        return read_roles(path.read_bytes())
+    except OSError as error:
         raise RolesError(f"the roles {path} are not readable: {error}") from error
 
 

@@ -94,5 +94,9 @@ def print_resources(items: Iterable[dict[str, Any]], columns: tuple[str, ...]) -
     for column in columns:
         table.add_column(column, no_wrap=column == "id")
     for item in items:
-        table.add_row(*("" if item.get(column) is None else str(item[column]) for column in columns))
+        table.add_row(*(_cell(item.get(column)) for column in columns))
     Console(highlight=False, markup=False).print(table)
+
+
+def _cell(value: Any) -> str:  # noqa: ANN401  what JSON can say
+    return "" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)

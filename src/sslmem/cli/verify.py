@@ -18,7 +18,7 @@ from sslmem.gate.report import Report, read_report
 from sslmem.gate.signature import open_statement
 from sslmem.gate.statement import file_digest, read_statement, verify_statement
 from sslmem.policy import load_policy
-from sslmem.roles import Role, roles_digest
+from sslmem.roles import Role, match_roles, names_samples_only, roles_digest
 
 if TYPE_CHECKING:
     from sslmem.merge import StoredScores
@@ -155,7 +155,7 @@ def _verify_scores(report: Report, path: Path, given: _Given, *, again: bool) ->
     said = [f"its evidence follows from {len(stored.rows)} scores"]
     roles: dict[str, Role] = {}
     if given.roles is not None:
-        roles = read_roles_file(given.roles)
+        roles = _roles_of(given.roles, given.data)
         if roles_digest(roles) != report.case.files.get("roles"):  # a service's; a gate's own is of the file
             _same_digest(report, "roles", given.roles)
         check_samples(report, stored, roles)
@@ -164,6 +164,19 @@ def _verify_scores(report: Report, path: Path, given: _Given, *, again: bool) ->
         return [*said, _score_again(report, given, stored, roles, given.data)]
     check_evidence(report, stored)
     return said
+
+
+def _roles_of(path: Path, data: Path | None) -> dict[str, Role]:
+    """The role of each sample; tables that name folders or ranges say it together with the dataset."""
+    roles = read_roles_file(path)
+    if data is None and not names_samples_only(roles):
+        raise SpecError("the table of roles names folders or ranges of samples; expected --data as well")
+    if data is None:
+        return roles
+    from sslmem.datasets.source import open_dataset  # noqa: PLC0415
+
+    with open_dataset(data) as dataset:
+        return match_roles(roles, dataset)
 
 
 def _score_again(report: Report, given: _Given, stored: "StoredScores", roles: Mapping[str, Role], data: Path) -> str:

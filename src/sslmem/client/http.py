@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json as jsonlib
 import re
 import tempfile
 import time
@@ -150,14 +151,14 @@ class Client:
             archive = zip_folder(path, Path(folder) / f"{path.resolve().name}.zip")
             return self._wait(self._push("dataset", archive, {"name": name or path.resolve().name}, advance))
 
-    def push_roles(self, dataset_id: str, text: str, *, name: str | None = None) -> Json:
-        """Registers a CSV table of roles for a dataset."""
+    def push_roles(self, dataset_id: str, table: str | bytes, *, name: str | None = None) -> Json:
+        """Registers a table of roles for a dataset: CSV, JSON lines or Parquet."""
         return self.json(
             "PUT",
             f"/v1/datasets/{dataset_id}/roles",
             params={"name": name} if name else {},
-            content=text.encode(),
-            headers={"Content-Type": "text/csv"},
+            content=table.encode() if isinstance(table, str) else table,
+            headers={"Content-Type": "application/octet-stream"},
         )
 
     def _push(self, kind: str, path: Path, settings: Json, advance: Advance) -> Json:
@@ -206,6 +207,37 @@ class Client:
         while audit["state"] not in TERMINAL:
             audit = self._poll(f"/v1/audits/{audit_id}", wait=1)
             yield audit
+
+    def events(self, audit_id: str, after: int = 0) -> Iterator[Json]:
+        """Yields what happened to an audit and what happens until it has ended, each event once and in order.
+
+        Outlasts a restart of the service. Events of the type ``progress`` have no number and are not repeated.
+
+        Args:
+            audit_id: of the audit.
+            after: the number of the event to begin after.
+        """
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                with self._http.sse(f"/v1/audits/{audit_id}/events", headers={"Last-Event-ID": str(after)}) as source:
+                    response = source.response
+                    if response.status_code == httpx.codes.NO_CONTENT:
+                        return
+                    if response.is_error and response.status_code < httpx.codes.INTERNAL_SERVER_ERROR:
+                        response.read()
+                        raise RequestRefused(_refusal(response))
+                    response.raise_for_status()
+                    for sent in source:
+                        deadline = time.monotonic() + PATIENCE_SECONDS
+                        if sent.data:
+                            event = {"type": sent.event, **jsonlib.loads(sent.data)}
+                            after = event.get("number", after)
+                            yield event
+            except httpx.HTTPError as error:
+                if time.monotonic() > deadline:
+                    raise ServiceUnreachable(f"the events of {self.url} broke off ({error})") from error
+                time.sleep(PAUSE_SECONDS)
 
     def _poll(self, path: str, wait: float) -> Json:
         """A long poll that outlasts a restart of the service."""

@@ -2,7 +2,7 @@
 
 import io
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from sslmem.client.http import TERMINAL, Client, Json
@@ -50,6 +50,10 @@ class Audit:
             failure = audit.get("failure") or {"code": audit["state"], "detail": f"the audit was {audit['state']}"}
             raise RequestRefused(f"audit {self.id}: {failure['detail']} [{failure['code']}]")
         return self
+
+    def events(self, after: int = 0) -> Iterator[Json]:
+        """What happened to it and what happens until it has ended; see :meth:`Client.events`."""
+        return self._client.events(self.id, after)
 
     def summary(self) -> Json:
         """Scores by role, contrasts, extremes and the finding."""

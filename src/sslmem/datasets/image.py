@@ -11,6 +11,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from sslmem.errors import UndecodableImage
 
 MAX_PIXELS = 100_000_000
+# Others of Pillow's readers start programs (EPS) or were never meant for strangers' files.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 # What makes an image upright, by its EXIF orientation.
 TURNS = {
@@ -29,6 +31,17 @@ def sample_key(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
+def as_ppm(pixels: NDArray[np.uint8]) -> bytes:
+    """Pixels ``[H, W, 3]`` as a binary PPM file, which is what identifies images that are no files."""
+    height, width, _ = pixels.shape
+    return b"P6\n%d %d\n255\n" % (width, height) + pixels.tobytes()
+
+
+def over_white(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pixels ``[H, W, 4]`` with opacity as ``[H, W, 3]``, over white."""
+    return np.array(_as_rgb(Image.fromarray(pixels)))
+
+
 def decode_image(data: bytes) -> NDArray[np.uint8]:
     """Decodes an image to uint8 ``[H, W, 3]``: upright, transparency over white, 16 bits scaled to 8.
 
@@ -38,7 +51,7 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow raises on damaged pixels and warns of damaged metadata
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise UndecodableImage(f"{image.width} x {image.height} pixels; at most {MAX_PIXELS} are read")
                 image.load()

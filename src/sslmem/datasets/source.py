@@ -1,189 +1,224 @@
-"""Datasets where they lie: a folder or a zip archive of images, read in place."""
+"""Recognises what a dataset is by its content, and opens it where it lies; docs/datasets.md has the formats."""
 
-import os
-import stat
-import zipfile
-import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol, Self
 
-from sslmem.errors import EmptyDataset, UndecodableImage, UnreadableDataset, UnsafeArchive
+from sslmem.datasets.arrays import NPY, DataFile, array_dataset, is_idx, read_array
+from sslmem.datasets.cifar import binary_dataset, binary_kind, is_pickle, pickled_dataset
+from sslmem.datasets.containers import MAX_IMAGE_BYTES, Container, Member
+from sslmem.datasets.folder import Folder
+from sslmem.datasets.images import MAX_CANDIDATES, ImageDataset, Listing
+from sslmem.datasets.numbered import NumberedDataset
+from sslmem.datasets.parquet import MAGIC, image_columns, parquet_dataset
+from sslmem.datasets.protocol import Dataset, SampleEntry
+from sslmem.datasets.tars import RECORD, TarArchive, is_tar
+from sslmem.datasets.window import Window, head_of, is_packed, unpacked
+from sslmem.datasets.zips import ZipArchive
+from sslmem.errors import AmbiguousDataset, UnreadableDataset
 
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-MAX_MEMBERS = 5_000_000
-MAX_IMAGE_BYTES = 256 * 2**20
+__all__ = ["MAX_IMAGE_BYTES", "UNDERSTOOD", "Dataset", "SampleEntry", "open_dataset"]
+
+ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+NPZ = "npz archives"
+MAX_FILES = 500  # that hold samples, each held open
+
+Builder = Callable[[str, Sequence[DataFile], int], NumberedDataset]
 
 
 @dataclass(frozen=True)
-class SampleEntry:
-    """An image of a dataset: its path within it, with forward slashes, and its encoded size."""
+class Format:
+    """A format of files that hold many samples.
 
-    path: str
-    num_bytes: int
+    Attributes:
+        name: what to call such files.
+        begins: whether a file may be one, by its first bytes.
+        is_one: whether it is, by all of it.
+        build: makes a dataset of several; None for tar shards.
+    """
+
+    name: str
+    begins: Callable[[bytes], bool]
+    is_one: Callable[[Window], bool]
+    build: Builder | None
 
 
-class Dataset(Protocol):
-    """Images with a path each; ``read`` may be called from several threads."""
+def _is_array(window: Window) -> bool:
+    """Tables of two dimensions are neither images nor labels."""
+    try:
+        shape = read_array(DataFile("", window)).shape
+        return len(shape) != 2 or shape[1] == 1
+    except UnreadableDataset:
+        return True  # read again, it says what is wrong
 
-    @property
-    def samples(self) -> Sequence[SampleEntry]:
-        """The samples, in the order of their paths."""
 
-    def read(self, path: str) -> bytes:
-        """Returns the encoded bytes of a sample; raises UndecodableImage if it cannot be read."""
+def _any(_: object) -> bool:
+    return True
 
-    def close(self) -> None:
-        """Releases the files."""
 
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *exc: object) -> None: ...
+# The last has no mark of its own, and is looked for where nothing else fits.
+FORMATS = (
+    Format("tar shards", is_tar, _any, None),
+    Format("NumPy arrays", lambda head: head.startswith(NPY), _is_array, array_dataset),
+    Format(NPZ, lambda head: head.startswith(ZIP) and b".npy" in head, _any, array_dataset),
+    Format("IDX files", is_idx, _any, array_dataset),
+    Format(
+        "Parquet files",
+        lambda head: head.startswith(MAGIC),
+        lambda window: bool(image_columns(window)),
+        parquet_dataset,
+    ),
+    Format("pickled CIFAR batches", is_pickle, _any, pickled_dataset),
+    Format("binary CIFAR batches", _any, lambda window: binary_kind(window) is not None, binary_dataset),
+)
+UNDERSTOOD = (
+    "a folder, zip or tar archive of images, a WebDataset, NumPy arrays (.npy, .npz), IDX files, "
+    "CIFAR batches, or Parquet files with a column of images"
+)
 
 
 def open_dataset(path: Path) -> Dataset:
-    """Opens a folder or a zip archive of images.
+    """Opens a dataset.
 
     Raises:
-        UnreadableDataset: there is nothing there, it is neither, or a name in it is not UTF-8.
-        UnsafeArchive: the archive has links, paths outside itself, duplicate or encrypted members, members packed
-            otherwise than by deflation, or too many.
-        EmptyDataset: it holds no image files.
+        UnreadableDataset: there is nothing there, it is not understood, it is damaged, or a name in it is not UTF-8.
+        AmbiguousDataset: it may be understood in several ways.
+        UnsafeArchive: an archive has links, paths outside itself, duplicate, overlapping or encrypted members, or goes
+            beyond the bounds of docs/datasets.md.
+        EmptyDataset: it holds no images.
     """
     if path.is_dir():
-        return FolderDataset(path)
+        return _of_container(Folder(path), "folder")
     if not path.exists():
-        raise UnreadableDataset(f"expected a folder or zip archive of images; there is nothing at {path}")
-    if not zipfile.is_zipfile(path):
-        raise UnreadableDataset(f"expected a folder or zip archive of images; {path.name} is neither")
-    return ZipDataset(path)
+        raise UnreadableDataset(f"expected {UNDERSTOOD}; there is nothing at {path}")
+    window = Window.of_path(path)
+    try:
+        content = unpacked(window, path.name)
+        if content is not window:
+            window.close_file()
+            window = content
+        return _of_file(window, path.name)
+    except BaseException:
+        window.close_file()
+        raise
 
 
-def _is_image(path: PurePosixPath) -> bool:
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return not hidden and path.suffix.lower() in SUFFIXES
+def _of_file(window: Window, name: str) -> Dataset:
+    head = window.pread(RECORD, 0)
+    if head.startswith(ZIP):
+        return _of_container(ZipArchive(window, name), "zip archive")
+    if is_tar(head):
+        return _of_container(TarArchive(window, name), "tar archive")
+    for one in FORMATS:
+        if one.build is not None and one.begins(head) and one.is_one(window):
+            dataset = one.build(one.name, [DataFile("", window)], 0)
+            dataset.when_closed(window.close_file)
+            return dataset
+    raise UnreadableDataset(f"expected {UNDERSTOOD}; {name} is none of them")
 
 
-def _sorted(samples: list[SampleEntry], where: str) -> list[SampleEntry]:
-    if not samples:
-        raise EmptyDataset(f"{where} holds no images; expected files ending in {', '.join(sorted(SUFFIXES))}")
-    return sorted(samples, key=lambda sample: sample.path)
+def _of_container(container: Container, name: str) -> Dataset:
+    """Images, where there are any; else files that hold many."""
+    try:
+        listing = Listing([("", container)])
+        found = _data_files(container, listing)
+        if len(listing.index):
+            if found:
+                kinds = " and ".join(["image files", *(one.name for one in found)])
+                raise AmbiguousDataset(f"the {name} holds {kinds}; expected one of them: which are the samples?")
+            kind = "WebDataset" if listing.has_labels else f"images in a {name}"
+            return ImageDataset(kind, [container], listing)
+        if len(found) > 1:
+            kinds = " and ".join(one.name for one in found)
+            raise AmbiguousDataset(f"the {name} holds {kinds}; expected one of them: which are the samples?")
+        if not found:
+            return ImageDataset(name, [container], listing)  # says that there are none
+        ((one, members),) = found.items()
+        listing.index.close()
+        return _of_data_files(one, members, container, listing.num_others - len(members))
+    except BaseException:
+        container.close()
+        raise
 
 
-class FolderDataset:
-    """Image files below a folder; links to folders are not followed, pipes and devices are no images."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        samples = []
-        for folder, _, names in os.walk(root):
-            for name in names:
-                path = PurePosixPath((Path(folder) / name).relative_to(root).as_posix())
-                if _is_image(path) and (entry := self._entry(path)) is not None:
-                    samples.append(entry)
-        self.samples = _sorted(samples, f"the folder {root}")
-
-    def _entry(self, path: PurePosixPath) -> SampleEntry | None:
-        try:
-            str(path).encode()
-        except UnicodeEncodeError as error:
-            raise UnreadableDataset(f"the name of the file {str(path)!a} is not UTF-8; expected one that is") from error
-        try:
-            status = (self.root / path).stat()
-        except OSError:  # a dangling link, say: a sample all the same, and reading it says why it has no pixels
-            return SampleEntry(str(path), 0)
-        return SampleEntry(str(path), status.st_size) if stat.S_ISREG(status.st_mode) else None
-
-    def read(self, path: str) -> bytes:
-        """Returns the encoded bytes of a sample.
-
-        Raises:
-            UndecodableImage: the file cannot be read.
-        """
-        try:
-            with (self.root / path).open("rb") as file:
-                data = file.read(MAX_IMAGE_BYTES + 1)
-        except OSError as error:
-            raise UndecodableImage(f"the file {path} cannot be read: {error.strerror}") from error
-        if len(data) > MAX_IMAGE_BYTES:
-            raise UndecodableImage(f"the file {path} is too large; at most {MAX_IMAGE_BYTES} bytes are read")
-        return data
-
-    def close(self) -> None:
-        """Nothing is held open."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+def _data_files(container: Container, listing: Listing) -> dict[Format, list[Member]]:
+    """Files that hold many samples, by format."""
+    found: dict[Format, list[Member]] = {}
+    if listing.num_others > MAX_CANDIDATES:  # captions and the like, one for each image
+        return found
+    for member in listing.others:
+        if (one := _recognised(container, member)) is not None:
+            found.setdefault(one, []).append(member)
+    if sum(map(len, found.values())) > MAX_FILES:
+        raise UnreadableDataset(f"expected at most {MAX_FILES} files that hold samples; there are more")
+    return found
 
 
-class ZipDataset:
-    """Image members of a zip archive; nothing is ever unpacked to disk."""
+def _recognised(container: Container, member: Member) -> Format | None:
+    head = container.head(member.place, RECORD)
+    if is_packed(head):
+        return _recognised_within(container, member)
+    for one in FORMATS:
+        # A folder's place has no size; an empty file has no first byte.
+        if head and one.begins(head) and (one.is_one is _any or _fits(one, container, member)):
+            return one
+    return None
 
-    def __init__(self, path: Path) -> None:
-        try:
-            self.archive = zipfile.ZipFile(path)
-        except UnicodeDecodeError as error:
-            raise UnreadableDataset(f"a name in the zip archive {path.name} is not UTF-8; expected that") from error
-        except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
-            raise UnreadableDataset(f"the zip archive {path.name} is damaged: {error}") from error
-        self._members = self._usable_members()
-        samples = [SampleEntry(name, info.file_size) for name, info in self._members.items()]
-        self.samples = _sorted(samples, f"the archive {path.name}")
 
-    def _usable_members(self) -> dict[str, zipfile.ZipInfo]:
-        infos = self.archive.infolist()
-        if len(infos) > MAX_MEMBERS:
-            raise UnsafeArchive(f"the archive has {len(infos)} members; at most {MAX_MEMBERS} are read")
-        members: dict[str, zipfile.ZipInfo] = {}
-        for info in infos:
-            path = PurePosixPath(info.filename)
-            if path.is_absolute() or ".." in path.parts or "\\" in info.filename:
-                raise UnsafeArchive(f"the member {info.filename!r} points outside the archive")
-            if stat.S_ISLNK(info.external_attr >> 16):
-                raise UnsafeArchive(f"the member {info.filename!r} is a link; links are not followed")
-            if info.is_dir() or not _is_image(path):
-                continue
-            if info.flag_bits & 1:
-                raise UnsafeArchive(f"the member {info.filename!r} is encrypted")
-            if info.file_size > MAX_IMAGE_BYTES:
-                raise UnsafeArchive(f"{info.filename!r} has {info.file_size} bytes; at most {MAX_IMAGE_BYTES} are read")
-            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack without bound
-                raise UnsafeArchive(
-                    f"{info.filename!r} is packed in a way that is not read; expected stored or deflated"
-                )
-            if members.setdefault(str(path), info) is not info:
-                raise UnsafeArchive(f"the member {info.filename!r} occurs twice")
-        return members
+def _fits(one: Format, container: Container, member: Member) -> bool:
+    window = container.open(member.place)
+    try:
+        return one.is_one(window)
+    finally:
+        window.close_file()
 
-    def read(self, path: str) -> bytes:
-        """Returns the encoded bytes of a sample.
 
-        Raises:
-            UndecodableImage: the member is damaged, or there is none.
-        """
-        info = self._members.get(path)
-        if info is None:
-            raise UndecodableImage(f"there is no member {path}")
-        try:
-            with self.archive.open(info) as member:
-                # No more than the declared size, which was checked above, is unpacked before the checksum is compared.
-                data = member.read(info.file_size)
-        except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError, ValueError) as error:
-            raise UndecodableImage(f"the member {path} is damaged: {error}") from error
-        if len(data) != info.file_size:
-            raise UndecodableImage(f"the member {path} is damaged: {len(data)} of {info.file_size} bytes are there")
-        return data
+def _recognised_within(container: Container, member: Member) -> Format | None:
+    """What a packed file holds: its first bytes must tell, since unpacking it all takes long."""
+    window = container.open(member.place)
+    try:
+        head = head_of(window, RECORD, member.name)
+    except UnreadableDataset:
+        return None
+    finally:
+        window.close_file()
+    return next((one for one in FORMATS if one.begins is not _any and one.begins(head)), None)
 
-    def close(self) -> None:
-        """Closes the archive."""
-        self.archive.close()
 
-    def __enter__(self) -> Self:
-        return self
+def _of_data_files(one: Format, members: Iterable[Member], container: Container, num_others: int) -> Dataset:
+    with ExitStack() as opened:
+        files = []
+        for member in sorted(members, key=lambda member: member.name):
+            window = container.open(member.place)
+            opened.callback(window.close_file)
+            content = unpacked(window, member.name)
+            opened.callback(content.close_file)
+            files.append(DataFile(_stem(member.name), content))
+        if one.name == NPZ:
+            files = [inner for file in files for inner in _of_npz(file, opened, alone=len(files) == 1)]
+        dataset = _of_shards(files) if one.build is None else one.build(one.name, files, num_others)
+        dataset.when_closed(container.close)
+        dataset.when_closed(opened.pop_all().close)
+        return dataset
 
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+
+def _stem(name: str) -> str:
+    path = PurePosixPath(name)
+    return str(path.with_suffix("") if path.suffix in (".gz", ".bz2", ".xz") else path)
+
+
+def _of_npz(file: DataFile, opened: ExitStack, *, alone: bool) -> Iterator[DataFile]:
+    """The arrays in an npz archive, below its name if there are several archives."""
+    archive = ZipArchive(file.window, file.name)
+    prefix = "" if alone else f"{PurePosixPath(file.name).with_suffix('')}/"
+    for member in archive.members():
+        window = archive.open(member.place)
+        opened.callback(window.close_file)
+        yield DataFile(prefix + member.name, window)
+
+
+def _of_shards(files: Sequence[DataFile]) -> ImageDataset:
+    shards = [TarArchive(file.window, file.name) for file in files]
+    prefixes = [f"{file.name.removesuffix('.tar')}/" for file in files]
+    return ImageDataset("WebDataset", shards, Listing(list(zip(prefixes, shards, strict=True))))

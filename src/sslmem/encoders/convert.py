@@ -1,5 +1,6 @@
 """Converts an untrusted checkpoint to plain safetensors in a subprocess that can do no harm."""
 
+import errno
 import json
 import shutil
 import subprocess
@@ -46,6 +47,7 @@ def convert_checkpoint(source: Path, destination: Path, *, name: str | None = No
     Raises:
         UnreadableCheckpoint: it is something else, or damaged.
         UnsafeCheckpoint: reading it exceeds the limits of memory, time or size.
+        OSError: there is no room for the new file, which says nothing about the checkpoint.
     """
     if not source.is_file():
         raise UnreadableCheckpoint(f"expected a checkpoint file; there is none at {source}")
@@ -67,6 +69,8 @@ def convert_checkpoint(source: Path, destination: Path, *, name: str | None = No
     answer = _answer(run, source)
     if "code" in answer:
         destination.unlink(missing_ok=True)
+        if answer["code"] == inert.NO_ROOM:
+            raise OSError(errno.ENOSPC, answer["detail"], str(destination))
         raise _error(answer["code"])(f"{name or source.name}: {answer['detail']}")
     contents = CheckpointContents.model_validate(answer)
     if contents.container == "safetensors":

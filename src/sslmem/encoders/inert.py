@@ -7,6 +7,7 @@ containers and nothing else. What a recorder returns cannot be changed afterward
 """
 
 import ctypes
+import errno
 import json
 import math
 import pickle
@@ -50,6 +51,7 @@ NO_ENCODERS = frozenset({
 })  # fmt: skip
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+NO_ROOM = "no-room"  # no refusal: it says nothing about the file
 
 
 class Refused(Exception):
@@ -488,6 +490,8 @@ def answer(source: Path, destination: Path) -> dict[str, Any]:
     except MemoryError:
         code, detail = "checkpoint-unsafe", "reading the file needs more memory than it may take"
     except Exception as error:  # noqa: BLE001  a hostile file can make the reader fail in any way
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return {"code": NO_ROOM, "detail": "no room is left for the converted file"}
         code, detail = "checkpoint-unreadable", f"the file is damaged ({type(error).__name__}: {error})"
     return {"code": code, "detail": one_line(detail)}
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from sslmem.conditions import Conditions
 from sslmem.report import statistics
+from sslmem.report.columns import ScoreColumns
 from sslmem.report.rows import Scales, ScoreRow
 from sslmem.report.statistics import Interval
 from sslmem.roles import ROLES
@@ -18,6 +19,7 @@ NUM_EXTREMES = 10
 NUM_BINS = 48
 NUM_SKIPPED_SHOWN = 20
 NO_ROLE = "unassigned"
+PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 
 Floats = NDArray[np.float64]
 
@@ -27,7 +29,11 @@ class _Frozen(BaseModel):
 
 
 class RoleSummary(_Frozen):
-    """Scores of the samples of one role; standard errors are over samples and include the noise of views."""
+    """Scores of the samples of one role; standard errors are over samples and include the noise of views.
+
+    Attributes:
+        percentiles: of the scores, by percent; None in summaries of earlier versions and without scores.
+    """
 
     role: str
     n: int
@@ -38,6 +44,7 @@ class RoleSummary(_Frozen):
     standard_error_bounded: float | None
     mean_alignment_target: float | None
     mean_alignment_reference: float | None
+    percentiles: dict[int, float] | None = None
 
 
 class Contrast(_Frozen):
@@ -144,7 +151,7 @@ class Summary(_Frozen):
 
 
 def summarize(
-    rows: Iterable[ScoreRow],
+    rows: Iterable[ScoreRow] | ScoreColumns,
     spec: ScoreSpec,
     *,
     target_digests: Sequence[str],
@@ -154,23 +161,20 @@ def summarize(
     """Aggregates the rows of an audit.
 
     Args:
-        rows: one per sample, in any order.
+        rows: one per sample, in any order; or their columns.
         spec: how they were measured.
         target_digests: digests of the targets' loaded weights.
         reference_digests: of the references'.
         conditions: under which parts of them were computed.
     """
-    rows = list(rows)
-    by_role: dict[str, list[ScoreRow]] = {}
-    for row in rows:
-        by_role.setdefault(row.role or NO_ROLE, []).append(row)
-    order = [role for role in (*ROLES, NO_ROLE) if role in by_role]
-    scores = {role: _column(by_role[role], "score") for role in order}
+    columns = rows if isinstance(rows, ScoreColumns) else ScoreColumns.of(rows)
+    by_role: dict[str, NDArray[np.int64]] = {role: np.flatnonzero(columns.role == role) for role in ROLES}
+    by_role[NO_ROLE] = np.flatnonzero((columns.role == None) | (columns.role == ""))  # noqa: E711  an elementwise comparison
+    order = [role for role in (*ROLES, NO_ROLE) if len(by_role[role])]
+    scores = {role: _given(columns.score[by_role[role]]) for role in order}
     extremes_of: Literal["candidate"] | None = "candidate" if len(scores.get("candidate", ())) else None
-    scored = sorted(
-        (row for row in rows if row.score is not None and extremes_of in (None, row.role)),
-        key=lambda row: (-(row.score or 0.0), row.sample),
-    )
+    ours = np.arange(len(columns)) if extremes_of is None else by_role[extremes_of]
+    most, least = (_extremes(columns, ours, sign) for sign in (-1, 1))
     contrasts = [
         contrast for role in ("candidate", "shared", "independent") if (contrast := _contrast(role, scores)) is not None
     ]
@@ -178,24 +182,24 @@ def summarize(
     null = None
     if len(external) > 1:
         null = Null(mean=float(external.mean()), standard_deviation=float(external.std(ddof=1)))
-    skipped = [row for row in rows if row.skipped is not None]
+    skipped = np.flatnonzero(columns.skipped != None)  # noqa: E711  an elementwise comparison
     return Summary(
         spec=spec,
         spec_digest=spec.digest,
         target_digests=list(target_digests),
         reference_digests=list(reference_digests),
-        num_samples=len(rows),
+        num_samples=len(columns),
         num_skipped=len(skipped),
-        roles=[_role(role, by_role[role]) for role in order],
+        roles=[_role(role, columns, by_role[role]) for role in order],
         contrasts=contrasts,
         null=null,
         finding=_finding(scores, contrasts),
         extremes_of=extremes_of,
-        most_memorized=[_shown(row) for row in scored[:NUM_EXTREMES]],
-        least_memorized=[_shown(row) for row in scored[::-1][:NUM_EXTREMES]],
+        most_memorized=[_shown(columns, i) for i in most],
+        least_memorized=[_shown(columns, i) for i in least],
         skipped=[
-            SkippedSample(sample=row.sample, role=row.role, reason=row.skipped or "")
-            for row in skipped[:NUM_SKIPPED_SHOWN]
+            SkippedSample(sample=columns.sample[i], role=columns.role[i], reason=columns.skipped[i])
+            for i in skipped[:NUM_SKIPPED_SHOWN].tolist()
         ],
         histogram=_histogram(scores),
         compat=_compat(spec, scores),
@@ -203,12 +207,25 @@ def summarize(
     )
 
 
-def _column(rows: Sequence[ScoreRow], name: str) -> Floats:
-    return np.array([value for row in rows if (value := getattr(row, name)) is not None], dtype=np.float64)
+def _given(values: Floats) -> Floats:
+    return values[~np.isnan(values)]
 
 
-def _role(role: str, rows: Sequence[ScoreRow]) -> RoleSummary:
-    score, bounded = _column(rows, "score"), _column(rows, "score_bounded")
+def _extremes(columns: ScoreColumns, ours: NDArray[np.int64], sign: int) -> list[int]:
+    """Rows of the highest scores (sign -1) or the lowest (1), equal ones by name, without sorting them all."""
+    keys = sign * columns.score[ours]
+    ours, keys = ours[~np.isnan(keys)], _given(keys)
+    if len(keys) > NUM_EXTREMES:
+        near = keys <= np.partition(keys, NUM_EXTREMES - 1)[NUM_EXTREMES - 1]
+        ours = ours[near]
+    # The lowest are the end of the falling order, read backwards: equal ones by falling name.
+    found = ours.tolist()[::-sign]
+    found.sort(key=lambda i: columns.sample[i], reverse=sign > 0)
+    return sorted(found, key=lambda i: sign * columns.score[i])[:NUM_EXTREMES]
+
+
+def _role(role: str, columns: ScoreColumns, rows: NDArray[np.int64]) -> RoleSummary:
+    score, bounded = _given(columns.score[rows]), _given(columns.score_bounded[rows])
     return RoleSummary(
         role=role,
         n=len(score),
@@ -217,8 +234,11 @@ def _role(role: str, rows: Sequence[ScoreRow]) -> RoleSummary:
         standard_error=statistics.standard_error(score),
         mean_score_bounded=statistics.mean(bounded),
         standard_error_bounded=statistics.standard_error(bounded),
-        mean_alignment_target=statistics.mean(_column(rows, "alignment_target")),
-        mean_alignment_reference=statistics.mean(_column(rows, "alignment_reference")),
+        mean_alignment_target=statistics.mean(_given(columns.alignment_target[rows])),
+        mean_alignment_reference=statistics.mean(_given(columns.alignment_reference[rows])),
+        percentiles=dict(zip(PERCENTILES, np.percentile(score, PERCENTILES).tolist(), strict=True))
+        if len(score)
+        else None,
     )
 
 
@@ -274,13 +294,14 @@ def _finding(scores: dict[str, Floats], contrasts: Sequence[Contrast]) -> Findin
     )
 
 
-def _shown(row: ScoreRow) -> ScoredSample:
+def _shown(columns: ScoreColumns, i: int) -> ScoredSample:
+    bounded, error = float(columns.score_bounded[i]), float(columns.standard_error[i])
     return ScoredSample(
-        sample=row.sample,
-        role=row.role,
-        score=row.score or 0.0,
-        score_bounded=row.score_bounded,
-        standard_error=row.standard_error,
+        sample=columns.sample[i],
+        role=columns.role[i],
+        score=float(columns.score[i]),
+        score_bounded=None if np.isnan(bounded) else bounded,
+        standard_error=None if np.isnan(error) else error,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from service import chunks
 from service.context import Context
 from service.queue import SCORE_CHUNK
 from service.settings import Settings
@@ -44,7 +45,7 @@ def test_request_is_accepted_and_says_where_to_follow(
     assert response.headers["Retry-After"] == "2"
     assert (audit["name"], audit["state"]) == ("mine", "queued")
     assert audit["progress"] == {"samples_done": 0, "samples_total": 40, "seconds_left": None}
-    assert audit["reason"] == "no worker has ever connected; start one with python -m worker"
+    assert audit["reason"] == "no worker has connected in the last week; start one with python -m worker"
     assert {key: audit[key] for key in body if key.endswith(("_id", "_ids"))} == {
         key: value for key, value in body.items() if key.endswith(("_id", "_ids"))
     }
@@ -62,6 +63,39 @@ def test_recipe_is_a_name_or_a_list(client: TestClient, body: dict[str, Any]) ->
     named = client.post("/v1/audits", json={**body, "spec": {"recipe": "paper-weak"}}).json()
     listed = client.post("/v1/audits", json={**body, "spec": {"recipe": named["spec"]["recipe"]}}).json()
     assert named["spec_digest"] == listed["spec_digest"]
+
+
+def test_chunks_are_listed_with_who_has_them_and_what_failed(client: TestClient, context: Context) -> None:
+    audit = rows.request_audit(context, 16 * 3)
+    first, second, _ = rows.chunks_of(context, audit.id)
+    rows.record(context, rows.claim(context, first.id))
+    plan = rows.claim(context, second.id, "host:1:abc")
+    path = f"/v1/audits/{audit.id}/chunks"
+    done, running, queued = client.get(path).json()["items"]
+    assert (done["state"], done["attempts"], done["samples_done"], done["worker"]) == ("done", 1, 16, None)
+    assert (running["state"], running["start"], running["stop"], running["worker"]) == ("running", 16, 32, "host:1")
+    assert running["lease_expires_at"] is not None
+    assert (queued["state"], queued["attempts"], queued["failure"]) == ("queued", 0, None)
+    with context.sessions.begin() as session:
+        chunks.fail_chunk(session, plan, "host:1:abc", code="odd", detail="Something odd.", max_attempts=3)
+    page = client.get(path, params={"limit": 2}).json()
+    assert page["items"][1]["failure"] == {"code": "odd", "detail": "Something odd."}
+    rest = client.get(path, params={"cursor": page["next_cursor"]}).json()
+    assert ([chunk["number"] for chunk in rest["items"]], rest["next_cursor"]) == ([2], None)
+    problem(client.get(path, params={"cursor": "x"}), 400, "invalid-request")
+    problem(client.get(f"/v1/audits/{uuid.uuid4()}/chunks"), 404, "audit-not-found")
+
+
+def test_audit_has_a_deadline_until_it_has_ended(client: TestClient, body: dict[str, Any]) -> None:
+    audit = client.post("/v1/audits", json=body).json()
+    assert audit["deadline_at"] > audit["created_at"]
+    assert client.post(f"/v1/audits/{audit['id']}/cancel").json()["deadline_at"] is None
+
+
+def test_queue_is_default_or_gpu(client: TestClient, body: dict[str, Any]) -> None:
+    assert client.post("/v1/audits", json=body).json()["queue"] == "default"
+    assert client.post("/v1/audits", json={**body, "queue": "gpu", "force": True}).json()["queue"] == "gpu"
+    problem(client.post("/v1/audits", json={**body, "queue": "tpu"}), 422, "request-invalid")
 
 
 def test_the_same_request_again_gives_the_audit_there_is(client: TestClient, body: dict[str, Any]) -> None:

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import update
 
 from api.main import create_app
-from models.dataset import Dataset
+from models.dataset import Dataset, DatasetSample
 from service.context import Context
 from service.queue import CHECK_DATASET
 from service.settings import Settings
@@ -88,7 +89,7 @@ def test_faults_of_a_table_are_named(client: TestClient, dataset: Dataset, table
 
 def test_table_that_is_no_utf8_is_refused(client: TestClient, dataset: Dataset) -> None:
     response = client.put(f"/v1/datasets/{dataset.id}/roles", content=b"sample,role\n\xff.png,candidate\n")
-    assert "UTF-8" in problem(response, 400, "invalid-request")["detail"]
+    assert "UTF-8" in problem(response, 400, "roles-invalid")["detail"]
 
 
 def test_field_longer_than_any_path_is_a_clients_mistake(client: TestClient, dataset: Dataset) -> None:
@@ -117,3 +118,34 @@ def test_table_over_the_limit_is_refused(narrow: TestClient, dataset: Dataset) -
     problem(narrow.put(path, content=ROLES + "\n"), 413, "upload-too-large")
     problem(narrow.put(path, content=iter([ROLES.encode(), b"\n"])), 413, "upload-too-large")
     assert narrow.put(path, content=ROLES).status_code == 201
+
+
+def test_samples_are_listed_in_pages_and_the_skipped_ones_alone(client: TestClient, context: Context) -> None:
+    with context.sessions.begin() as session:
+        dataset = rows.add_dataset(session, [f"{i}.png" for i in range(5)], "many")
+        for path in ("1.png", "3.png"):
+            statement = update(DatasetSample).where(DatasetSample.path == path)
+            session.execute(statement.values(skipped="image-undecodable: no image", label="cat"))
+    path = client.get(f"/v1/datasets/{dataset.id}").json()["links"]["samples"]
+    first = client.get(path, params={"limit": 3}).json()
+    second = client.get(path, params={"limit": 3, "cursor": first["next_cursor"]}).json()
+    assert [item["path"] for item in first["items"] + second["items"]] == [f"{i}.png" for i in range(5)]
+    assert second["next_cursor"] is None
+    skipped = client.get(path, params={"skipped": True}).json()["items"]
+    assert [(item["path"], item["label"], item["skipped"]) for item in skipped] == [
+        ("1.png", "cat", "image-undecodable: no image"),
+        ("3.png", "cat", "image-undecodable: no image"),
+    ]
+    problem(client.get(path, params={"cursor": "x"}), 400, "invalid-request")
+    problem(client.get(f"/v1/datasets/{uuid.uuid4()}/samples"), 404, "dataset-not-found")
+
+
+def test_twins_across_roles_are_shown_with_the_table(client: TestClient, context: Context) -> None:
+    keys = {"a.png": "sha256:x", "b.png": "sha256:x", "c.png": "sha256:z"}
+    with context.sessions.begin() as session:
+        dataset = rows.add_dataset(session, list(keys), "twins", keys)
+    shown = client.put(f"/v1/datasets/{dataset.id}/roles", content=ROLES).json()["twins"]
+    assert [(pair["role"], pair["other"], pair["num_exact"], pair["examples"]) for pair in shown] == [
+        ("candidate", "external", 1, [["a.png", "b.png"]]),
+        ("external", "candidate", 1, [["b.png", "a.png"]]),
+    ]

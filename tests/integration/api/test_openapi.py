@@ -83,7 +83,7 @@ def test_parameters_are_those_of_the_path_and_are_named_once(document: dict[str,
         assert all(p["required"] for p in parameters if p["in"] == "path")
         assert all("schema" in p for p in parameters)
         assert {p["in"] for p in parameters} <= {"path", "query", "header"}
-        assert {p["name"] for p in parameters if p["in"] == "header"} <= {"Idempotency-Key"}
+        assert {p["name"] for p in parameters if p["in"] == "header"} <= {"Idempotency-Key", "last-event-id"}
 
 
 def test_every_route_documents_its_success_and_its_errors_as_problems(document: dict[str, Any]) -> None:

@@ -28,7 +28,8 @@ def test_workers_are_listed_with_their_signs_of_life(client: TestClient, context
     with context.sessions.begin() as session:
         beat(session, "host:1", "cpu")
     (worker,) = client.get("/v1/workers").json()["items"]
-    assert (worker["id"], worker["device"], worker["alive"]) == ("host:1", "cpu", True)
+    assert (worker["id"], worker["device"], worker["queues"]) == ("host:1", "cpu", ["default"])
+    assert worker["alive"]
     assert worker["started_at"] <= worker["last_seen_at"]
 
 
@@ -49,16 +50,31 @@ def test_malformed_digest_is_a_clients_mistake(client: TestClient) -> None:
     problem(client.get(f"/v1/artifacts/{rows.digest_of('never')}"), 405, "method-not-allowed")
 
 
-def test_queue_counts_what_waits_and_what_runs(client: TestClient, context: Context) -> None:
+def test_queues_count_what_waits_and_what_runs(client: TestClient, context: Context) -> None:
     audit = rows.request_audit(context)
     rows.claim(context, rows.chunks_of(context, audit.id)[0].id)
     with context.sessions.begin() as session:
         rows.add_encoder(session, "unchecked", state="received")
         beat(session, "host:1", "cpu")
-    assert client.get("/v1/queue").json() == {
+    rows.request_audit(context, 16, worker_queue="gpu")
+    default, gpu = client.get("/v1/queues").json()["items"]
+    assert default.pop("last_seen_at") is not None
+    assert default == {
+        "name": "default",
         "workers_alive": 1,
         "audits_open": 1,
         "chunks_waiting": 2,
         "chunks_running": 1,
         "checks_waiting": 1,
+        "reason": None,
+    }
+    assert gpu == {
+        "name": "gpu",
+        "workers_alive": 0,
+        "last_seen_at": None,
+        "audits_open": 1,
+        "chunks_waiting": 1,
+        "chunks_running": 0,
+        "checks_waiting": 0,
+        "reason": "no GPU worker has connected in the last week; start one with python -m worker",
     }

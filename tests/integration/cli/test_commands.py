@@ -98,7 +98,7 @@ def test_audit_that_waits_says_why(sslmem: Run, context: Context) -> None:
     out = sslmem("audits", "show", audit.id).out
     assert out.splitlines() == [
         "queued: 0 of 40 samples",
-        "no worker has ever connected; start one with python -m worker",
+        "no worker has connected in the last week; start one with python -m worker",
     ]
 
 
@@ -127,9 +127,14 @@ def test_workers_and_what_waits_for_them_are_listed(sslmem: Run, context: Contex
     rows.request_audit(context)
     with context.sessions.begin() as session:
         beat(session, "host:1", "cpu")
-    out = sslmem("workers").out
-    assert "host:1" in out
-    assert "1 alive; waiting: 3 chunks of 1 audits, 0 checks; running: 0 chunks" in out
+    assert "host:1" in sslmem("workers").out
+    rows.request_audit(context, 16, worker_queue="gpu")
+    default, gpu = sslmem("queues").out.splitlines()
+    assert default == "default: 1 alive; waiting: 3 chunks of 1 audits, 0 checks; running: 0 chunks"
+    assert gpu == (
+        "gpu: 0 alive; waiting: 1 chunks of 1 audits, 0 checks; running: 0 chunks; "
+        "no GPU worker has connected in the last week; start one with python -m worker"
+    )
 
 
 def test_failed_audit_is_one_line_with_its_sentence(sslmem: Run, context: Context) -> None:

@@ -1,5 +1,6 @@
 """Audits from request to deletion."""
 
+import re
 import uuid
 from typing import Any
 
@@ -212,7 +213,7 @@ def test_progress_of_an_audit_that_ended_has_no_time_left(context: Context) -> N
 
 def test_reason_tells_that_no_worker_was_ever_there(context: Context) -> None:
     audit = rows.request_audit(context)
-    assert reason(context, audit.id) == "no worker has ever connected; start one with python -m worker"
+    assert reason(context, audit.id) == "no worker has connected in the last week; start one with python -m worker"
 
 
 def test_reason_tells_since_when_no_worker_was_seen(context: Context) -> None:
@@ -224,7 +225,9 @@ def test_reason_tells_since_when_no_worker_was_seen(context: Context) -> None:
 def test_reason_tells_that_it_waits_for_a_worker(context: Context) -> None:
     audit = rows.request_audit(context)
     see_worker(context)
-    assert reason(context, audit.id) == "waiting for a worker"
+    assert re.fullmatch(
+        r"waiting for a worker: it is next; 1 worker is alive, last seen \d+ s ago", reason(context, audit.id) or ""
+    )
 
 
 def test_reason_counts_the_audits_ahead(context: Context) -> None:
@@ -232,14 +235,42 @@ def test_reason_counts_the_audits_ahead(context: Context) -> None:
         rows.request_audit(context)
     audit = rows.request_audit(context)
     see_worker(context)
-    assert reason(context, audit.id) == "waiting for a worker; 2 audits are ahead"
+    assert re.fullmatch(
+        r"waiting for a worker: 2 audits are ahead; 1 worker is alive, last seen \d+ s ago",
+        reason(context, audit.id) or "",
+    )
 
 
 def test_reason_tells_of_one_audit_ahead(context: Context) -> None:
     rows.request_audit(context)
     audit = rows.request_audit(context)
     see_worker(context)
-    assert reason(context, audit.id) == "waiting for a worker; 1 audit is ahead"
+    assert re.fullmatch(
+        r"waiting for a worker: 1 audit is ahead; 1 worker is alive, last seen \d+ s ago",
+        reason(context, audit.id) or "",
+    )
+
+
+def test_reason_of_an_audit_for_workers_with_a_gpu_counts_only_those(context: Context) -> None:
+    audit = rows.request_audit(context, worker_queue="gpu")
+    see_worker(context)
+    assert reason(context, audit.id) == "no GPU worker has connected in the last week; start one with python -m worker"
+    with context.sessions.begin() as session:
+        beat(session, "gpu:1", "cuda", ("default", "gpu"))
+        beat(session, "gpu:2", "cuda", ("default", "gpu"))
+    assert re.fullmatch(
+        r"waiting for a worker: it is next; 2 GPU workers are alive, last seen \d+ s ago",
+        reason(context, audit.id) or "",
+    )
+
+
+def test_reason_tells_that_the_scores_wait_to_be_summarised(context: Context) -> None:
+    audit = rows.request_audit(context)
+    rows.score_all(context, audit.id)
+    see_worker(context)
+    assert (reason(context, audit.id) or "").startswith("all is scored; waiting for a worker to summarise it: 1 worker")
+    rows.begin_finalising(context, audit.id)
+    assert reason(context, audit.id) is None
 
 
 def test_there_is_no_reason_while_a_chunk_runs(context: Context) -> None:

@@ -338,7 +338,7 @@ def test_handing_back_does_not_count_as_an_attempt(context: Context) -> None:
     for _ in range(5):
         plan = rows.claim(context, first.id)
         with context.sessions.begin() as session:
-            chunks.hand_back(session, plan, rows.OWNER)
+            chunks.hand_back(session, plan.chunk_id, rows.OWNER)
     row = rows.chunks_of(context, audit.id)[0]
     assert (row.state, row.attempts, row.lease_owner, row.num_done, row.failure_code) == ("queued", 0, None, 0, None)
     assert try_claim(context, first.id) is not None
@@ -350,7 +350,7 @@ def test_chunk_handed_back_is_announced_by_the_next_sweep(context: Context) -> N
     plan = rows.claim(context, first.id)
     clear(context.settings)
     with context.sessions.begin() as session:
-        chunks.hand_back(session, plan, rows.OWNER)
+        chunks.hand_back(session, plan.chunk_id, rows.OWNER)
     with context.sessions.begin() as session:
         sweep(session, context.queue, context.settings)
     assert messages(context.settings) == [(SCORE_CHUNK, str(first.id))]
@@ -400,14 +400,9 @@ def test_cancelled_audit_keeps_the_scores_it_has(context: Context) -> None:
 # Finalising
 
 
-def begin(context: Context, audit_id: uuid.UUID) -> bool:
+def finalise(context: Context, audit_id: uuid.UUID, owner: str = rows.OWNER) -> None:
     with context.sessions.begin() as session:
-        return chunks.begin_finalising(session, audit_id)
-
-
-def finalise(context: Context, audit_id: uuid.UUID) -> None:
-    with context.sessions.begin() as session:
-        chunks.finalise(session, audit_id)
+        chunks.finalise(session, audit_id, owner)
 
 
 def test_last_chunk_sends_the_audit_to_be_summarised(context: Context) -> None:
@@ -417,39 +412,42 @@ def test_last_chunk_sends_the_audit_to_be_summarised(context: Context) -> None:
     assert messages(context.settings)[-1] == (FINALISE_AUDIT, str(audit.id))
 
 
-def test_finalising_twice_is_harmless(context: Context) -> None:
+def test_audit_is_summarised_by_one_worker_at_a_time(context: Context) -> None:
     audit = rows.request_audit(context)
     rows.score_all(context, audit.id)
-    assert begin(context, audit.id)
-    assert begin(context, audit.id)
+    assert rows.begin_finalising(context, audit.id)
+    assert not rows.begin_finalising(context, audit.id, "another")
+    with pytest.raises(LeaseLost):
+        finalise(context, audit.id, "another")
     finalise(context, audit.id)
-    first = rows.audit_of(context, audit.id)
-    finalise(context, audit.id)
-    second = rows.audit_of(context, audit.id)
-    assert first.state == second.state == "succeeded"
-    assert (first.summary, first.finished_at) == (second.summary, second.finished_at)
-    assert not begin(context, audit.id)
+    ended = rows.audit_of(context, audit.id)
+    assert (ended.state, ended.lease_owner, ended.finalise_attempts) == ("succeeded", None, 1)
+    with pytest.raises(LeaseLost):
+        finalise(context, audit.id)
+    assert not rows.begin_finalising(context, audit.id)
 
 
 def test_audit_that_still_runs_is_not_summarised(context: Context) -> None:
     audit = rows.request_audit(context)
     rows.record(context, rows.claim(context, rows.chunks_of(context, audit.id)[0].id))
-    assert not begin(context, audit.id)
-    finalise(context, audit.id)
+    assert not rows.begin_finalising(context, audit.id)
+    with pytest.raises(LeaseLost):
+        finalise(context, audit.id)
     assert rows.audit_of(context, audit.id).state == "running"
 
 
 def test_unknown_audit_is_not_summarised(context: Context) -> None:
-    assert not begin(context, uuid.uuid4())
+    assert not rows.begin_finalising(context, uuid.uuid4())
 
 
 def test_audit_cancelled_while_it_is_summarised_stays_cancelled(context: Context) -> None:
     audit = rows.request_audit(context)
     rows.score_all(context, audit.id)
-    begin(context, audit.id)
+    rows.begin_finalising(context, audit.id)
     with context.sessions.begin() as session:
         lifecycle.cancel(session, audit.id)
-    finalise(context, audit.id)
+    with pytest.raises(LeaseLost):
+        finalise(context, audit.id)
     ended = rows.audit_of(context, audit.id)
     assert (ended.state, ended.summary) == ("cancelled", None)
 
@@ -457,11 +455,21 @@ def test_audit_cancelled_while_it_is_summarised_stays_cancelled(context: Context
 def test_summary_that_cannot_be_made_fails_the_audit_after_a_few_attempts(context: Context) -> None:
     audit = rows.request_audit(context)
     rows.score_all(context, audit.id)
-    attempts = [begin(context, audit.id) for _ in range(chunks.MAX_FINALISE_ATTEMPTS + 1)]
-    assert attempts == [True] * chunks.MAX_FINALISE_ATTEMPTS + [False]
+    rows.fail_finalising(context, audit.id)
+    assert not rows.begin_finalising(context, audit.id)
     ended = rows.audit_of(context, audit.id)
     assert (ended.state, ended.failure_code) == ("failed", "finalise-failed")
-    assert "summarising them failed 5 times" in (ended.failure_detail or "")
+    assert ended.failure_detail == ("the scores are complete but summarising them failed 5 times; ValueError: odd")
+
+
+def test_worker_that_is_asked_to_stop_hands_the_summary_back_unharmed(context: Context) -> None:
+    audit = rows.request_audit(context)
+    rows.score_all(context, audit.id)
+    rows.begin_finalising(context, audit.id)
+    with context.sessions.begin() as session:
+        chunks.give_up_finalising(session, audit.id, rows.OWNER, None)
+    back = rows.audit_of(context, audit.id)
+    assert (back.state, back.lease_owner, back.finalise_attempts, back.enqueued_at) == ("finalising", None, 0, None)
 
 
 def test_summary_counts_every_sample_once(context: Context) -> None:

@@ -21,7 +21,7 @@ from service.errors import (
     NotReady,
     ServiceError,
 )
-from service.intake import Row
+from service.intake import CheckedSample, Row
 from service.jobs import LeaseLost
 from service.queue import CHECK_DATASET, CHECK_ENCODER
 from tests.support import rows
@@ -168,13 +168,24 @@ def test_accepted_dataset_has_its_samples_in_order(context: Context) -> None:
     with context.sessions.begin() as session:
         dataset = rows.add_dataset(session, [], state="received")
     claim(context, Dataset, dataset.id)
-    samples = [("a/1.png", "sha256:a"), ("b/2.png", "sha256:b"), ("ü/'\"\t\\N,\n.png", "sha256:c")]
+    samples = [
+        CheckedSample("a/1.png", "sha256:a", "a", None, bytes(range(16))),
+        CheckedSample("b/2.png", "sha256:b", "b\0", "image-undecodable: no image\0", None),
+        CheckedSample("ü/'\"\t\\N,\n.png", "sha256:a"),
+    ]
     with context.sessions.begin() as session:
-        intake.accept_dataset(session, dataset.id, rows.OWNER, samples)
+        found = {"num_samples": 3, "num_skipped": 1, "format": "folder", "labels": {"a": 1, "b\0": 1}}
+        intake.accept_dataset(session, dataset.id, rows.OWNER, iter(samples), found)
     with context.sessions.begin() as session:
-        statement = select(DatasetSample.path, DatasetSample.sample_key).order_by(DatasetSample.position)
-        assert session.execute(statement).all() == samples
-        assert intake.get(session, Dataset, dataset.id).num_samples == 3
+        row = intake.get(session, Dataset, dataset.id)
+        assert (row.num_samples, row.num_skipped, row.num_equal, row.format) == (3, 1, 2, "folder")
+        assert row.labels == {"a": 1, "b\ufffd": 1}
+        kept = session.scalars(select(DatasetSample).order_by(DatasetSample.position)).all()
+        assert [CheckedSample(s.path, s.sample_key, s.label, s.skipped, s.looks) for s in kept] == [
+            samples[0],
+            samples[1]._replace(label="b\ufffd", skipped="image-undecodable: no image\ufffd"),
+            samples[2],
+        ]
 
 
 def test_worker_that_lost_the_dataset_leaves_no_samples(context: Context) -> None:
@@ -182,7 +193,7 @@ def test_worker_that_lost_the_dataset_leaves_no_samples(context: Context) -> Non
         dataset = rows.add_dataset(session, [], state="received")
     claim(context, Dataset, dataset.id)
     with context.sessions.begin() as session, pytest.raises(LeaseLost):
-        intake.accept_dataset(session, dataset.id, "late", [("a.png", "sha256:a")])
+        intake.accept_dataset(session, dataset.id, "late", [CheckedSample("a.png", "sha256:a")], {"num_samples": 1})
     with context.sessions.begin() as session:
         assert session.scalars(select(func.count()).select_from(DatasetSample)).one() == 0
 

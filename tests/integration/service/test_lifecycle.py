@@ -124,17 +124,12 @@ def test_cancelled_audit_is_tried_again_like_a_failed_one(context: Context) -> N
 def test_audit_that_only_could_not_be_summarised_is_only_summarised_again(context: Context) -> None:
     audit = rows.request_audit(context, 16)
     finish(context, 0, audit)
-    with context.sessions.begin() as session:
-        for _ in range(chunks.MAX_FINALISE_ATTEMPTS):
-            assert chunks.begin_finalising(session, audit.id)
-        assert not chunks.begin_finalising(session, audit.id)
+    rows.fail_finalising(context, audit.id)
     assert rows.audit_of(context, audit.id).failure_code == "finalise-failed"
     clear(context.settings)
     assert retry(context, audit) == "finalising"
     assert messages(context.settings) == [(FINALISE_AUDIT, str(audit.id))]
-    with context.sessions.begin() as session:
-        assert chunks.begin_finalising(session, audit.id)
-        chunks.finalise(session, audit.id)
+    rows.finalise(context, audit.id)
     assert rows.audit_of(context, audit.id).state == "succeeded"
 
 

@@ -1,9 +1,14 @@
 """Tokens, workers' signs of life, and health."""
 
+import os
+import socket
+import sys
+
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 
+from models.database import KEEPALIVE, SERVER_KEEPALIVE
 from models.operations import ApiToken, Worker
 from service import jobs, tokens
 from service.context import Context
@@ -81,3 +86,17 @@ def test_servers_that_are_away_are_not(context: Context) -> None:
     assert not database_answers(away)
     assert not broker_answers(away)
     away.close()
+
+
+def test_a_database_that_vanished_is_noticed_by_both_ends(context: Context) -> None:
+    with context.engine.connect() as connection:
+        shown = {name: connection.scalar(text(f"SHOW {name}")) for name in SERVER_KEEPALIVE}
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        with socket.socket(fileno=os.dup(driver.fileno())) as ours:
+            assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            if sys.platform == "linux":
+                assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == KEEPALIVE["keepalives_idle"]
+                assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == KEEPALIVE["tcp_user_timeout"]
+    if sys.platform == "linux":
+        assert shown == {name: str(value) for name, value in SERVER_KEEPALIVE.items()}

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from models.encoder import Encoder
 from service import intake
 from service.context import Context
-from service.queue import CHECK_ENCODER, JobQueue, create_celery
+from service.queue import CHECK_ENCODER, JobQueue
 from service.sweep import sweep
 from tests.support import rows
 from tests.support.queue import clear, messages
@@ -110,7 +110,7 @@ def test_row_is_committed_when_its_message_is_sent(context: Context, monkeypatch
     """Otherwise a quick worker would find nothing to claim."""
     seen = []
 
-    def send(_: JobQueue, __: str, row_id: object) -> None:
+    def send(_: JobQueue, __: str, row_id: object, ___: str) -> None:
         with context.sessions.begin() as session:
             seen.append(session.scalar(select(Encoder.name).where(Encoder.id == row_id)))
 
@@ -138,7 +138,7 @@ def test_work_is_accepted_while_the_broker_is_down_and_announced_when_it_is_back
     context: Context, own_redis: OwnRedis, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = own_redis.used_by(context.settings)
-    queue = JobQueue(create_celery(settings))
+    queue = JobQueue(settings)
     queue.send(CHECK_ENCODER, "opens a connection")
     own_redis.stop()
     encoder = register(context, queue, "patient")
@@ -152,7 +152,7 @@ def test_work_is_accepted_while_the_broker_is_down_and_announced_when_it_is_back
 
 
 def test_broker_that_never_answered_does_not_hold_up_a_request(context: Context, own_redis: OwnRedis) -> None:
-    queue = JobQueue(create_celery(own_redis.used_by(context.settings)))
+    queue = JobQueue(own_redis.used_by(context.settings))
     own_redis.stop()
     started = time.monotonic()
     assert register(context, queue, "patient").state == "received"

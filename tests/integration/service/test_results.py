@@ -4,17 +4,22 @@ import base64
 import itertools
 import json
 import uuid
+from collections.abc import Iterator
 
+import numpy as np
 import pytest
-from sqlalchemy import update
+from sqlalchemy import func, select, text, update
 
 from models.audit import Score
 from models.encoder import Encoder
-from service import results
+from service import lifecycle, order, results
 from service.context import Context
+from service.database import Session
 from service.errors import AuditNotSucceeded, InvalidRequest
 from service.listing import newest
 from service.results import Sort
+from sslmem.report.columns import ScoreColumns
+from sslmem.report.rows import ScoreRow
 from tests.support import rows
 
 
@@ -50,12 +55,99 @@ def test_pages_by_score_hold_every_scored_row_once_in_order(context: Context, so
 
 @pytest.mark.parametrize("sort", ["score", "-score"])
 def test_pages_of_equal_scores_hold_every_row_once(context: Context, sort: Sort) -> None:
-    audit = rows.succeeded_audit(context, 100)
+    audit = rows.request_audit(context, 100)
+    rows.score_all(context, audit.id)
     with context.sessions.begin() as session:
         session.execute(update(Score).where(Score.score.is_not(None)).values(score=0.1 + 0.2))
+    running = [row.position for row in walk(context, audit.id, sort)]
+    rows.finalise(context, audit.id)
     found = [row.position for row in walk(context, audit.id, sort)]
-    assert found == sorted(set(found))
+    assert found == running == sorted(set(found), reverse=sort == "score")
     assert len(found) == 95
+
+
+@pytest.mark.parametrize("block", [1, 3, 256])
+def test_pages_by_score_are_the_same_before_and_after_the_summary(
+    context: Context, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(order, "BLOCK", block)
+    audit = rows.request_audit(context, 60)
+    rows.score_all(context, audit.id)
+    with context.sessions.begin() as session:  # few different scores, many of them equal
+        session.execute(update(Score).where(Score.score.is_not(None)).values(score=func.round(Score.score * 5)))
+        session.execute(update(Score).where(Score.role == "shared").values(score=None, skipped="lost"))
+    asked: list[tuple[Sort, str | None, int]] = [
+        (sort, role, limit)
+        for sort in ("score", "-score")
+        for role in (None, "candidate", "shared")
+        for limit in (1, 7)
+    ]
+
+    def pages() -> list[list[int]]:
+        return [
+            [row.position for row in walk(context, audit.id, sort, role=role, limit=limit)]
+            for sort, role, limit in asked
+        ]
+
+    running = pages()
+    rows.finalise(context, audit.id)
+    assert pages() == running
+    assert len(running[0]) > 40
+
+
+def test_page_by_score_reads_few_rows_of_a_summarised_audit(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order, "BLOCK", 4)
+    audit = rows.succeeded_audit(context, 100)
+    with context.sessions.begin() as session:
+        for role in (order.ALL, "candidate", "no such role"):
+            for after in (None, (0.0, 50), (9.0, 0), (-9.0, 0)):
+                for falling in (True, False):
+                    near = order.positions_near(session, audit.id, role, falling=falling, after=after, limit=6)
+                    assert near is not None
+                    assert len(near) <= 12
+
+
+def test_deleting_an_audit_deletes_its_scores_alone(context: Context) -> None:
+    first, second = (rows.succeeded_audit(context, count) for count in (20, 30))
+    with context.sessions.begin() as session:
+        lifecycle.remove_audit(session, first.id)
+    with context.sessions.begin() as session:
+        found = session.execute(select(Score.audit_id, func.count()).group_by(Score.audit_id)).all()
+    assert [tuple(row) for row in found] == [(second.id, 30)]
+
+
+def test_columns_and_rows_agree_whatever_the_text(context: Context) -> None:
+    audit = rows.request_audit(context, 40)
+    rows.score_all(context, audit.id)
+    strange = ['a,"b"', "line\nbreak\r\n", "", " ", "\\N", "NULL", "nan", "ü", "'", ";"]
+    with context.sessions.begin() as session:
+        for position, name in enumerate(strange):
+            values = {"sample": name, "skipped": name, "score": None, "score_bounded": None}
+            session.execute(update(Score).where(Score.position == position).values(**values))
+    with context.sessions.begin() as session:
+        given = ScoreColumns.of(results.all_rows(session, audit.id))
+        positions, found = results.all_columns(session, audit.id)
+    assert positions.tolist() == list(range(40))
+    for name in vars(given):
+        np.testing.assert_array_equal(getattr(found, name), getattr(given, name), strict=True)
+    assert found.sample[:10].tolist() == strange
+
+
+def test_evidence_is_computed_once(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    audit = rows.succeeded_audit(context, 40)
+    first = results.evidence_of(context.sessions, audit.id, confidence=0.9, fdr=0.1)
+    calls: list[uuid.UUID] = []
+
+    def all_rows(_: Session, audit_id: uuid.UUID) -> Iterator[ScoreRow]:
+        calls.append(audit_id)
+        return iter([])
+
+    monkeypatch.setattr(results, "all_rows", all_rows)
+    assert results.evidence_of(context.sessions, audit.id, confidence=0.9, fdr=0.1) == first
+    assert calls == []
+    other = results.evidence_of(context.sessions, audit.id, confidence=0.8, fdr=0.1)
+    assert len(calls) == 1
+    assert other.metrics != first.metrics
 
 
 def test_pages_of_one_role_hold_that_role_only(context: Context) -> None:
@@ -64,6 +156,23 @@ def test_pages_of_one_role_hold_that_role_only(context: Context) -> None:
         found = walk(context, audit.id, sort, role="candidate")
         assert {row.role for row in found} == {"candidate"}
     assert len(walk(context, audit.id, "sample", role="candidate")) == 25
+
+
+def test_page_of_one_role_by_sample_reads_no_other_roles_scores(context: Context) -> None:
+    """However late in the order that role's samples are."""
+    audit = rows.request_audit(context, 4000, chunk_seconds=3600)
+    rows.score_all(context, audit.id)
+    rows.finalise(context, audit.id)
+    count = text(
+        "SELECT coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) FROM pg_stat_xact_user_tables "
+        "WHERE relname = 'scores'"
+    )
+    with context.sessions.begin() as session:
+        session.execute(text("ANALYZE scores, role_entries, audits"))
+        before = session.scalars(count).one()
+        page = results.page_of_scores(session, audit.id, sort="sample", role="shared", limit=10, cursor=None)
+        assert {row.role for row in page.items} == {"shared"}
+        assert session.scalars(count).one() - before <= 20
 
 
 def test_pages_of_another_audit_are_not_mixed_in(context: Context) -> None:

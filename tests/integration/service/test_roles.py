@@ -36,6 +36,16 @@ def test_entries_are_in_the_order_of_paths_whatever_the_order_of_the_table(conte
     assert (role_set.num_samples, role_set.counts) == (3, {"candidate": 1, "external": 1, "shared": 1})
 
 
+def test_folders_and_ranges_stand_for_samples(context: Context) -> None:
+    with context.sessions.begin() as session:
+        numbers = rows.add_dataset(session, [f"{s}/{i:05}" for s in ("test", "train") for i in range(9)], "numbers")
+    by_range, _ = register(context, numbers, "sample,role\ntest/,external\ntrain/0-3,shared\ntrain/4-8,candidate\n")
+    assert by_range.counts == {"external": 9, "shared": 4, "candidate": 5}
+    lines = "\n".join(f'{{"sample": "train/{i:05}", "role": "{"shared" if i < 4 else "candidate"}"}}' for i in range(9))
+    by_name, new = register(context, numbers, lines + '\n{"sample": "test/0-8", "role": "external"}')
+    assert (by_name.id, new) == (by_range.id, False)
+
+
 def test_same_roles_in_another_order_are_the_same_table(context: Context, dataset: Dataset) -> None:
     first, _ = register(context, dataset, "sample,role\na.png,candidate\nb.png,external\n")
     second, new = register(context, dataset, "role,sample\nexternal,b.png\ncandidate,a.png\n")

@@ -9,7 +9,7 @@ from sqlalchemy import text, update
 from sqlalchemy.exc import IntegrityError
 
 from models.audit import Audit
-from models.states import AUDIT_MOVES, CHUNK_MOVES, INTAKE_MOVES, TABLES, Moves, pairs
+from models.states import AUDIT_MOVES, CHUNK_MOVES, DELIVERY_MOVES, INTAKE_MOVES, TABLES, Moves, pairs
 from service.context import Context
 from tests.support import rows
 
@@ -26,7 +26,9 @@ def test_triggers_hold_the_moves_of_the_code(context: Context) -> None:
     assert found == {table: set(pairs(moves)) for table, moves in TABLES.items()}
 
 
-@pytest.mark.parametrize(("number", "moves"), [(0, AUDIT_MOVES), (1, CHUNK_MOVES), (2, INTAKE_MOVES)])
+@pytest.mark.parametrize(
+    ("number", "moves"), [(0, AUDIT_MOVES), (1, CHUNK_MOVES), (2, INTAKE_MOVES), (3, DELIVERY_MOVES)]
+)
 def test_page_draws_the_moves_of_the_code(number: int, moves: Moves) -> None:
     drawn = re.findall(r"^    (\w+) --> (\w+)", DRAWINGS[number], flags=re.MULTILINE)
     assert sorted(f"{before}>{after}" for before, after in drawn) == sorted(pairs(moves))

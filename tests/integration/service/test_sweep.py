@@ -11,8 +11,9 @@ from models.audit import Audit, Chunk
 from models.base import Base, Job
 from models.dataset import Dataset
 from models.encoder import Encoder
-from service import chunks, jobs
+from service import jobs
 from service.context import Context
+from service.losses import MAX_FINALISE_ATTEMPTS
 from service.queue import CHECK_DATASET, CHECK_ENCODER, FINALISE_AUDIT, SCORE_CHUNK
 from service.sweep import MAX_WAITING_MESSAGES, sweep
 from tests.support import rows
@@ -25,7 +26,7 @@ def run(context: Context, resend_seconds: float = 20) -> int:
         return sweep(session, context.queue, settings)
 
 
-def expire(context: Context, model: type[Encoder] | type[Dataset] | type[Chunk]) -> None:
+def expire(context: Context, model: jobs.LeasedModel) -> None:
     with context.sessions.begin() as session:
         expired = func.clock_timestamp() - jobs.seconds(1)
         session.execute(update(model).where(model.lease_owner.is_not(None)).values(lease_expires_at=expired))
@@ -139,7 +140,9 @@ def test_chunk_of_a_lost_worker_is_freed_announced_and_the_attempt_counted(conte
     freed = rows.chunks_of(context, audit.id)[0]
     assert (freed.state, freed.attempts, freed.lease_owner, freed.num_done) == ("queued", 1, None, 0)
     assert freed.failure_code == "worker-lost"
-    assert "samples 0 to 15 was lost 1 times" in (freed.failure_detail or "")
+    assert "samples 0 to 15 was lost: it was killed, ran out of memory or was cut off; tried once" in (
+        freed.failure_detail or ""
+    )
     assert messages(context.settings) == [(SCORE_CHUNK, str(first.id))]
     assert rows.claim(context, first.id).chunk_id == first.id
     assert rows.chunks_of(context, audit.id)[0].attempts == 2
@@ -162,7 +165,7 @@ def test_chunk_that_loses_worker_after_worker_ends_its_audit(context: Context) -
         run(context)
     ended = rows.audit_of(context, audit.id)
     assert (ended.state, ended.failure_code) == ("failed", "worker-lost")
-    assert "was lost 3 times: killed, out of memory, or cut off" in (ended.failure_detail or "")
+    assert "it was killed, ran out of memory or was cut off; tried 3 times" in (ended.failure_detail or "")
     assert [chunk.state for chunk in rows.chunks_of(context, audit.id)] == ["failed", "cancelled", "cancelled"]
 
 
@@ -176,7 +179,9 @@ def test_check_of_a_lost_worker_is_repeated_and_given_up_in_the_end(context: Con
         assert now(context, Encoder, encoder.id).attempts == attempt
     row = now(context, Encoder, encoder.id)
     assert (row.state, row.failure_code) == ("refused", "worker-lost")
-    assert row.failure_detail == "the worker that checked it was lost, 3 times"
+    assert row.failure_detail == (
+        "the worker that checked it was lost: it was killed, ran out of memory or was cut off; tried 3 times"
+    )
 
 
 def test_check_of_a_lost_worker_is_announced_at_once(context: Context) -> None:
@@ -240,9 +245,26 @@ def test_worker_that_finishes_before_the_sweep_is_not_counted_as_lost(context: C
     rows.record(context, plan)
     run(context)
     assert rows.chunks_of(context, audit.id)[0].state == "done"
-    with context.sessions.begin() as session:
-        assert chunks.begin_finalising(session, audit.id)
+    assert rows.begin_finalising(context, audit.id)
+
+
+def test_summary_of_a_lost_worker_is_announced_at_once_and_given_up_in_the_end(context: Context) -> None:
+    audit = rows.request_audit(context)
+    rows.score_all(context, audit.id)
+    for attempt in range(1, MAX_FINALISE_ATTEMPTS + 1):
+        assert rows.begin_finalising(context, audit.id)
+        clear(context.settings)
+        run(context)
+        assert messages(context.settings) == [], "a worker has it"
+        expire(context, Audit)
+        run(context)
+        assert rows.audit_of(context, audit.id).finalise_attempts == attempt
+        assert messages(context.settings) == [(FINALISE_AUDIT, str(audit.id))] * (attempt < MAX_FINALISE_ATTEMPTS)
+    ended = rows.audit_of(context, audit.id)
+    assert (ended.state, ended.failure_code) == ("failed", "finalise-failed")
+    assert "the worker that summarised it was lost" in (ended.failure_detail or "")
 
 
 def test_every_model_that_is_a_job_has_its_states_named() -> None:
-    assert {mapper.class_ for mapper in Base.registry.mappers if issubclass(mapper.class_, Job)} == set(jobs.STATES)
+    mapped = {mapper.class_ for mapper in Base.registry.mappers if issubclass(mapper.class_, Job)}
+    assert mapped | {Audit} == set(jobs.STATES)

@@ -2,6 +2,7 @@
 
 import uuid
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from sqlalchemy import select
@@ -10,14 +11,21 @@ from models.audit import Audit, Chunk
 from service import audits
 from service.claims import claim_next
 from service.context import Context
+from service.queue import SCORE_CHUNK
+from service.sweep import sweep
 from service.workers import beat
 from tests.support import rows
-from tests.support.queue import clear
+from tests.support.queue import clear, messages
 
 
-def take(context: Context, announced: uuid.UUID | None = None, owner: str = rows.OWNER) -> str | None:
+def take(
+    context: Context,
+    announced: uuid.UUID | None = None,
+    owner: str = rows.OWNER,
+    queues: Sequence[str] = ("default", "gpu"),
+) -> str | None:
     """The name of the audit that a free worker takes a chunk of."""
-    plan = claim_next(context.sessions, announced or uuid.uuid4(), owner, 60)
+    plan = claim_next(context.sessions, announced or uuid.uuid4(), owner, 60, queues)
     return None if plan is None else rows.audit_of(context, plan.audit_id).name
 
 
@@ -81,4 +89,25 @@ def test_an_audit_that_waits_says_how_many_are_ahead(context: Context) -> None:
     with context.sessions.begin() as session:
         beat(session, "host:1", "cpu")
         reason = audits.reason_of(session, session.get_one(Audit, waiting.id))
-    assert reason == "waiting for a worker; 2 audits are ahead"
+    assert (reason or "").startswith("waiting for a worker: 2 audits are ahead; 1 worker is alive, ")
+
+
+def test_audit_for_workers_with_a_gpu_is_not_taken_by_others(context: Context) -> None:
+    gpu = rows.request_audit(context, 16, name="gpu", worker_queue="gpu")
+    rows.request_audit(context, 16, name="any")
+    assert take(context, gpu.id, queues=("default",)) == "any"
+    assert take(context, gpu.id, queues=("default",)) is None
+    assert take(context, gpu.id, queues=("default", "gpu")) == "gpu"
+
+
+def test_messages_for_workers_with_a_gpu_are_in_a_queue_of_their_own(context: Context) -> None:
+    audit = rows.request_audit(context, 16, worker_queue="gpu")
+    gpu = context.settings.model_copy(update={"queue": f"{context.settings.queue}-gpu"})
+    expected = [(SCORE_CHUNK, str(rows.chunks_of(context, audit.id)[0].id))]
+    assert (messages(context.settings), messages(gpu)) == ([], expected)
+    assert context.queue.length() == 1
+    clear(gpu)
+    with context.sessions.begin() as session:
+        sweep(session, context.queue, rows.with_settings(context, resend_seconds=1e-6))
+    assert (messages(context.settings), messages(gpu)) == ([], expected)
+    clear(gpu)

@@ -15,6 +15,7 @@ from service.settings import Settings
 from sslmem.datasets.image import sample_key
 from tests.support import driver, rows
 from tests.support.materials import EncoderFile, Material
+from worker.board import Board
 from worker.run import Runner
 
 Drain = Callable[[], int]
@@ -36,9 +37,16 @@ def settings(settings: Settings) -> Settings:
 
 
 @pytest.fixture
-def runner(settings: Settings) -> Iterator[Runner]:
-    runner = Runner(settings, "worker:1")
-    yield runner
+def board() -> Board:
+    return Board()
+
+
+@pytest.fixture
+def runner(settings: Settings, board: Board) -> Iterator[Runner]:
+    """With a parent's watch over it, in a thread."""
+    runner = Runner(settings, "worker:1", board)
+    with driver.kept(runner.context, board):
+        yield runner
     runner.context.close()
 
 

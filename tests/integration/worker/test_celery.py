@@ -28,7 +28,7 @@ from tests.support.waiting import eventually
 class Worker:
     """``python -m worker`` with the settings of the test."""
 
-    def __init__(self, settings: Settings, log: Path) -> None:
+    def __init__(self, settings: Settings, log: Path, **changes: str) -> None:
         environment = {
             **os.environ,
             "SSLMEM_HOME": str(settings.home),
@@ -37,6 +37,7 @@ class Worker:
             "SSLMEM_QUEUE": settings.queue,
             "SSLMEM_DEVICE": "cpu",
             "OMP_NUM_THREADS": "1",
+            **changes,
         }
         self.log = log
         with log.open("wb") as out:

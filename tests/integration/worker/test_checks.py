@@ -1,11 +1,13 @@
 """What the worker finds out about uploads."""
 
+import io
 import os
 import pickle
 import uuid
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,9 +15,10 @@ from sqlalchemy import func, select, update
 
 from models.dataset import Dataset, DatasetSample
 from models.encoder import Encoder
-from service import intake, jobs
+from service import intake, jobs, roles
 from service.context import Context
 from sslmem.encoders.architectures import small_stem_resnet
+from sslmem.encoders.convert import convert_checkpoint
 from tests.integration.worker.conftest import Drain
 from tests.support import driver, rows
 from tests.support.materials import ARCHITECTURE, EncoderFile, Material, png, zip_of
@@ -53,6 +56,34 @@ def test_usable_encoder_is_ready_with_what_was_found(context: Context, drain: Dr
     original = load_file(target_file.path)
     assert all(torch.equal(plain[name], tensor) for name, tensor in original.items())
     assert (encoder.lease_owner, encoder.lease_expires_at) == (None, None)
+
+
+def test_check_that_found_the_disk_full_is_made_again_and_does_not_refuse(
+    context: Context,
+    runner: Runner,
+    drain: Drain,
+    target_file: EncoderFile,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The chaos campaign found it refused for good, as damaged."""
+    torch.save(load_file(target_file.path), tmp_path / "encoder.pth")
+    encoder = driver.upload_encoder(context, EncoderFile(tmp_path / "encoder.pth"), "encoder")
+
+    def full(source: Path, destination: Path, **named: object) -> object:
+        destination.symlink_to("/dev/full")
+        return convert_checkpoint(source, destination, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("sslmem.encoders.convert.convert_checkpoint", full)
+    drain()
+    waiting = encoder_now(context, encoder.id)
+    assert (waiting.state, waiting.attempts, waiting.failure_code) == ("received", 1, "internal-error")
+    assert "no room is left" in (waiting.failure_detail or "")
+    monkeypatch.undo()
+    with context.sessions.begin() as session:
+        session.execute(update(Encoder).values(available_at=func.clock_timestamp()))
+    runner.check_encoder(encoder.id)
+    assert encoder_now(context, encoder.id).state == "ready"
 
 
 def test_torch_file_is_converted_and_named_alike(
@@ -194,7 +225,30 @@ def test_damaged_image_does_not_spoil_the_dataset(context: Context, drain: Drain
     dataset = driver.upload_dataset(context, zip_of({"a.png": png(1), "b.png": b"no image", "notes.txt": b"x"}))
     drain()
     row = dataset_now(context, dataset.id)
-    assert (row.state, row.num_samples) == ("ready", 2)
+    assert (row.state, row.num_samples, row.num_skipped, row.num_equal) == ("ready", 2, 1, 0)
+    with context.sessions.begin() as session:
+        (skipped,), _ = intake.page_of_samples(session, dataset.id, skipped=True, limit=10, cursor=None)
+    assert (skipped.path, skipped.looks) == ("b.png", None)
+    assert (skipped.skipped or "").startswith("image-undecodable: the bytes are no image")
+
+
+def test_arrays_are_a_dataset_with_labels_and_twins_across_roles(context: Context, drain: Drain) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
+    pixels[5] = pixels[0]
+    buffer = io.BytesIO()
+    np.savez(buffer, images=pixels, labels=np.array([0, 1, 0, 1, 0, 1]))
+    dataset = driver.upload_dataset(context, buffer.getvalue())
+    drain()
+    row = dataset_now(context, dataset.id)
+    assert (row.state, row.format, row.num_samples, row.num_equal) == ("ready", "NumPy arrays", 6, 2)
+    assert row.labels == {"0": 3, "1": 3}
+    with context.sessions.begin() as session:
+        table = "sample,role\n0-1,shared\n2-3,external\n4-5,candidate\n"
+        role_set, _ = roles.register_roles(session, dataset.id, table, "roles")
+        assert role_set.twins == [
+            {"role": "shared", "other": "candidate", "num_exact": 1, "num_near": 0, "examples": [["00000", "00005"]]},
+            {"role": "candidate", "other": "shared", "num_exact": 1, "num_near": 0, "examples": [["00005", "00000"]]},
+        ]
 
 
 def test_names_of_images_may_be_in_any_script(context: Context, drain: Drain) -> None:

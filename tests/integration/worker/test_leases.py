@@ -16,6 +16,7 @@ from service.jobs import LeaseLost
 from service.sweep import sweep
 from tests.support import rows
 from tests.support.waiting import eventually
+from worker.board import Board
 from worker.lease import Lease
 from worker.run import Runner
 
@@ -45,10 +46,9 @@ class Slow:
         self._runner = runner
         self.started, self.proceed = threading.Event(), threading.Event()
         self.lost = False
-        self.lease: Lease | None = None
+        self.done = 0
 
     def score(self, plan: ChunkPlan, lease: Lease) -> list[RecordedScore]:
-        self.lease = lease
         self.started.set()
         while not self.proceed.wait(0.01):
             self.check(lease)
@@ -57,7 +57,7 @@ class Slow:
 
     def check(self, lease: Lease) -> None:
         try:
-            lease.check()
+            lease.advance(self.done)
         except LeaseLost:
             self.lost = True
             raise
@@ -90,8 +90,7 @@ def test_progress_is_written_while_the_work_goes_on(context: Context, slow: Slow
     audit = rows.request_audit(context, 16)
     (chunk,) = rows.chunks_of(context, audit.id)
     thread = slow.start(chunk.id)
-    assert slow.lease is not None
-    slow.lease.num_done = 7
+    slow.done = 7
 
     def done() -> int:
         with context.sessions.begin() as session:
@@ -113,13 +112,15 @@ def test_cancelled_audit_stops_the_work(context: Context, slow: Slow) -> None:
     assert scored_samples(context) == 0
 
 
-def test_worker_that_was_silent_for_too_long_drops_its_scores(
-    context: Context, slow: Slow, monkeypatch: pytest.MonkeyPatch
+def test_worker_whose_lease_ran_out_between_computing_and_committing_drops_its_scores(
+    context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The lease expires between computing and committing; another worker has the chunk by then."""
+    """Its parent was silent for too long; another worker has the chunk by then."""
+    runner = Runner(context.settings, "unkept", Board())
+    slow = Slow(runner)
+    monkeypatch.setattr(runner, "_score", slow.score)
     audit = rows.request_audit(context, 16)
     (chunk,) = rows.chunks_of(context, audit.id)
-    monkeypatch.setattr("worker.lease.BEATS_PER_LEASE", 1e-3)
     thread = slow.start(chunk.id)
     with context.sessions.begin() as session:
         session.execute(update(Chunk).values(lease_expires_at=func.clock_timestamp() - jobs.seconds(1)))
@@ -128,6 +129,7 @@ def test_worker_that_was_silent_for_too_long_drops_its_scores(
     rows.claim(context, chunk.id, "another")
     slow.proceed.set()
     thread.join()
+    runner.context.close()
     assert scored_samples(context) == 0
     row = rows.chunks_of(context, audit.id)[0]
     assert (row.state, row.lease_owner, row.attempts) == ("running", "another", 2)
@@ -152,23 +154,11 @@ def test_lease_outlives_a_database_that_is_away_for_a_moment(
     assert "is no longer ours" not in caplog.text
 
 
-def test_lease_of_work_that_ended_is_not_renewed(context: Context) -> None:
-    audit = rows.request_audit(context, 16)
-    (chunk,) = rows.chunks_of(context, audit.id)
-    rows.claim(context, chunk.id)
-    with Lease(context.sessions, Chunk, chunk.id, rows.OWNER, 0.12):
-        before = renewals(context, chunk.id)
-        eventually(lambda: renewals(context, chunk.id) != before)
-    after = renewals(context, chunk.id)
-    assert not [thread for thread in threading.enumerate() if thread.name.endswith("(_keep)")]
-    assert renewals(context, chunk.id) == after
-
-
 def test_two_runners_on_one_chunk_score_it_once(context: Context, slow: Slow) -> None:
     audit = rows.request_audit(context, 16)
     (chunk,) = rows.chunks_of(context, audit.id)
     thread = slow.start(chunk.id)
-    other = Runner(context.settings, "other")
+    other = Runner(context.settings, "other", Board())
     other.score_chunk(chunk.id)
     other.context.close()
     slow.proceed.set()

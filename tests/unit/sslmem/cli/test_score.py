@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import timm
@@ -167,6 +168,17 @@ def test_roles_choose_the_samples_and_appear_in_the_rows(scored: Run, material: 
     assert {row["sample"]: row["role"] for row in table(tmp_path)} == ROLES
     assert "1 samples have no role and are not scored" in outcome.err
     assert {row["z"] is None for row in table(tmp_path)} == {False, True}
+
+
+def test_candidate_with_a_twin_in_another_role_is_named(scored: Run, tmp_path: Path) -> None:
+    """Arrays, roles by range: image 5 is image 0 again."""
+    pixels = np.stack([scene(32, 32, seed) for seed in (0, 1, 2, 3, 4, 0)])
+    np.savez(tmp_path / "a.npz", images=pixels)
+    (tmp_path / "roles.csv").write_text("sample,role\n0-2,external\n3-5,candidate\n")
+    outcome = scored(data=tmp_path / "a.npz", roles=tmp_path / "roles.csv")
+    assert outcome.status == 0, outcome.err
+    assert [row["role"] for row in table(tmp_path)] == ["external"] * 3 + ["candidate"] * 3
+    assert "1 candidate samples are also external, 0 look like one, such as 00005 and 00000" in outcome.err
 
 
 def test_json_is_one_object_on_standard_output(scored: Run, material: Material) -> None:

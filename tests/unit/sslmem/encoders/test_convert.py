@@ -1,6 +1,7 @@
 """Conversion of untrusted checkpoints to plain safetensors: what is read and what the refusals say."""
 
 import argparse
+import errno
 import gzip
 import json
 import struct
@@ -226,3 +227,14 @@ def test_mapping_without_tensors_is_refused_with_its_keys(tmp_path: Path) -> Non
 def test_tensors_of_a_kind_that_is_not_read_are_refused_by_kind(tmp_path: Path) -> None:
     content = {"w": torch.ones(2, dtype=torch.complex64)}
     assert "tensors of the kind ComplexFloatStorage are not read" in refusal(save_torch(content, tmp_path / "c"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux' device that is always full")
+def test_full_disk_is_not_taken_for_a_damaged_file(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(50_000)}, tmp_path / "encoder.pth")
+    full = tmp_path / "plain.safetensors"
+    full.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="no room is left") as caught:
+        convert_checkpoint(tmp_path / "encoder.pth", full)
+    assert caught.value.errno == errno.ENOSPC
+    assert not full.is_symlink()

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sslmem.report.columns import ScoreColumns
 from sslmem.report.rows import ScoreRow
 from sslmem.report.statistics import auc_interval, welch_interval
-from sslmem.report.summary import NUM_BINS, NUM_EXTREMES, NUM_SKIPPED_SHOWN, Summary, summarize
+from sslmem.report.summary import NUM_BINS, NUM_EXTREMES, NUM_SKIPPED_SHOWN, PERCENTILES, Summary, summarize
 from sslmem.roles import ROLES
 from sslmem.spec import ScoreSpec
 from tests.unit.builders import row
@@ -242,3 +243,55 @@ def test_histogram_of_one_value_has_a_width() -> None:
 def test_histogram_of_nothing_is_empty() -> None:
     found = summary_of([row("a", "shared", None)]).histogram
     assert (found.edges, found.counts) == ([], {})
+
+
+@given(ROWS)
+def test_columns_give_what_row_by_row_gives(rows: list[ScoreRow]) -> None:
+    found = summary_of(rows)
+    assert (
+        summarize(
+            ScoreColumns.of(rows), SPEC, target_digests=["sha256:t"], reference_digests=["sha256:r1", "sha256:r2"]
+        )
+        == found
+    )
+    groups: dict[str, list[ScoreRow]] = {}
+    for r in rows:
+        groups.setdefault(r.role or "unassigned", []).append(r)
+    assert {r.role: (r.n, r.num_skipped, r.mean_score, r.standard_error) for r in found.roles} == {
+        role: naive_role(group) for role, group in groups.items()
+    }
+    candidates = any(r.role == "candidate" and r.score is not None for r in rows)
+    shown = [r for r in rows if r.score is not None and (r.role == "candidate" or not candidates)]
+    shown.sort(key=lambda r: (-(r.score or 0.0), r.sample))
+    for extremes, expected in ((found.most_memorized, shown), (found.least_memorized, shown[::-1])):
+        assert [(s.sample, s.role, s.score, s.score_bounded, s.standard_error) for s in extremes] == [
+            (r.sample, r.role, r.score, r.score_bounded, r.standard_error) for r in expected[:NUM_EXTREMES]
+        ]
+    assert [(s.sample, s.role, s.reason) for s in found.skipped] == [
+        (r.sample, r.role, r.skipped) for r in rows if r.skipped is not None
+    ][:NUM_SKIPPED_SHOWN]
+
+
+def naive_role(rows: list[ScoreRow]) -> tuple[int, int, float | None, float | None]:
+    scores = np.array([r.score for r in rows if r.score is not None])
+    n = len(scores)
+    mean = float(scores.mean()) if n else None
+    return n, len(rows) - n, mean, float(scores.std(ddof=1) / np.sqrt(n)) if n > 1 else None
+
+
+@given(ROWS)
+def test_percentiles_are_those_of_the_roles_scores(rows: list[ScoreRow]) -> None:
+    for role in summary_of(rows).roles:
+        scores = [r.score for r in rows if (r.role or "unassigned") == role.role and r.score is not None]
+        if not scores:
+            assert role.percentiles is None
+            continue
+        assert role.percentiles is not None
+        assert role.percentiles == {p: pytest.approx(float(np.percentile(scores, p))) for p in PERCENTILES}
+
+
+def test_summary_of_an_earlier_version_is_read() -> None:
+    old = summary_of(MEMORIZED).model_dump(mode="json")
+    for role in old["roles"]:
+        del role["percentiles"]
+    assert [role.percentiles for role in Summary.model_validate(old).roles] == [None] * 3

@@ -1,0 +1,88 @@
+"""What a worker's process is at, in memory that it shares with its parent: the process may die at any moment."""
+
+import json
+import mmap
+import uuid
+import zlib
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from models.audit import Audit, Chunk
+from models.dataset import Dataset
+from models.encoder import Encoder
+from service.jobs import LeasedModel
+
+SIZE = 4096
+HEADER = 12  # length and checksum
+MODELS: dict[str, LeasedModel] = {model.__name__: model for model in (Chunk, Audit, Encoder, Dataset)}
+
+
+@dataclass(frozen=True)
+class Work:
+    """A row that a process has.
+
+    Attributes:
+        pid: of the process.
+        kind: the name of the row's model.
+        row_id: as hexadecimal digits.
+        owner: of the lease; a new name for each claim.
+        signs: how many signs of progress there were.
+        num_done: samples done.
+    """
+
+    pid: int
+    kind: str
+    row_id: str
+    owner: str
+    signs: int = 0
+    num_done: int | None = None
+
+    @property
+    def model(self) -> LeasedModel:
+        """Of the row."""
+        return MODELS[self.kind]
+
+    @property
+    def id(self) -> uuid.UUID:
+        """Of the row."""
+        return uuid.UUID(self.row_id)
+
+
+class Board:
+    """Made before the fork. The child alone writes what it is at, the parent alone what it is to drop."""
+
+    def __init__(self) -> None:
+        self._work, self._dropped = mmap.mmap(-1, SIZE), mmap.mmap(-1, SIZE)
+
+    def show(self, work: Work | None) -> None:
+        """Says what the process is at."""
+        _write(self._work, None if work is None else asdict(work))
+
+    def read(self) -> Work | None:
+        """What the process is at, or was when it died; None if at nothing."""
+        found = _read(self._work)
+        return None if found is None else Work(**found)
+
+    def drop(self, owner: str) -> None:
+        """Tells the process that a row is no longer its own."""
+        _write(self._dropped, owner)
+
+    def is_dropped(self, owner: str) -> bool:
+        """Whether a row is no longer the process's own."""
+        return bool(_read(self._dropped) == owner)
+
+
+def _write(memory: mmap.mmap, content: Any) -> None:  # noqa: ANN401  what JSON can say
+    data = json.dumps(content).encode()
+    header = len(data).to_bytes(HEADER // 2) + zlib.crc32(data).to_bytes(HEADER // 2)
+    memory[: HEADER + len(data)] = header + data
+
+
+def _read(memory: mmap.mmap) -> Any:  # noqa: ANN401
+    """The content; None, as before the first one, if the writer is in the middle of it: the next look will do."""
+    found = memory[:]
+    size = int.from_bytes(found[: HEADER // 2])
+    data = found[HEADER : HEADER + size]
+    if not data or zlib.crc32(data) != int.from_bytes(found[HEADER // 2 : HEADER]):
+        return None
+    return json.loads(data)

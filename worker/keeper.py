@@ -1,0 +1,123 @@
+"""The parent's watch over its process: renews leases, and ends a process that is stuck, or will not let go.
+
+The process computes and cannot be trusted to beat: it may hang in a driver, be stopped, or be killed for its memory.
+The parent does nothing else, so its beats tell the truth about it, and it knows at once when the process is dead.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import cast
+
+from models.audit import Audit, Chunk
+from models.database import SessionFactory
+from service import chunks, jobs
+from service.database import Session
+from service.embedded.process import alive
+from service.jobs import LeaseLost
+from service.losses import KILLED, STALLED, Loss, free
+from service.settings import Settings
+from worker.board import MODELS, Board, Work
+
+logger = logging.getLogger(__name__)
+
+BEATS_PER_LEASE = 6
+MAX_INTERVAL = 1.0  # so that a cancellation is noticed within a second
+LET_GO_SECONDS = 5.0  # for a process whose row was taken away, before it is killed
+HAND_BACK_SECONDS = 10.0  # for a process whose worker is asked to stop, before it is killed
+
+
+class Keeper:
+    """Looks at the board again and again.
+
+    Args:
+        sessions: to renew with.
+        board: that the process writes to.
+        settings: of the deployment.
+        now: a clock in seconds.
+        kill: ends a process.
+    """
+
+    def __init__(
+        self,
+        sessions: SessionFactory,
+        board: Board,
+        settings: Settings,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        kill: Callable[[int], None] | None = None,
+    ) -> None:
+        self._sessions, self._board, self._settings = sessions, board, settings
+        self._now, self._kill = now, kill or _kill
+        self._seen: Work | None = None
+        self._moved_at = self._now()
+        self._dropped_at: float | None = None
+        self._over: str | None = None  # the owner of a row that was settled here
+        self.stopping_since: float | None = None
+
+    def run(self, stop: threading.Event) -> None:
+        """Looks until told to stop; a database that is away is waited for."""
+        interval = min(self._settings.lease_seconds / BEATS_PER_LEASE, MAX_INTERVAL)
+        while not stop.wait(interval):
+            try:
+                self.look()
+            except Exception:
+                logger.exception("the lease was not renewed; trying again")
+
+    def look(self) -> None:
+        """Looks once."""
+        work, now = self._board.read(), self._now()
+        if work is None or work.owner == self._over:
+            return
+        if self._seen is None or self._seen.owner != work.owner:
+            self._dropped_at = None
+        if self._seen != work:
+            self._seen, self._moved_at = work, now
+        if not alive(work.pid):
+            self._settle(work, lambda session: self._free(session, work, KILLED))
+        elif now - self._moved_at > self._settings.stall_seconds:
+            self._settle(work, lambda session: self._free(session, work, STALLED))
+        elif self.stopping_since is not None and now - self.stopping_since > HAND_BACK_SECONDS:
+            self._settle(work, lambda session: _hand_back(session, work))
+        elif self._dropped_at is not None:
+            if now - self._dropped_at > LET_GO_SECONDS:
+                self._settle(work, lambda _: None)
+        elif not self._renew(work):
+            logger.warning("%s %s is no longer ours; the work on it is dropped", work.kind, work.id)
+            self._board.drop(work.owner)
+            self._dropped_at = now
+
+    def _renew(self, work: Work) -> bool:
+        progress = {} if work.num_done is None or work.model is not Chunk else {"num_done": work.num_done}
+        with self._sessions.begin() as session:
+            return jobs.renew(session, work.model, work.id, work.owner, self._settings.lease_seconds, **progress)
+
+    def _settle(self, work: Work, move: Callable[[Session], object]) -> None:
+        """Ends the process, then says what becomes of its row, so that it cannot come back to it."""
+        logger.warning("%s %s: its process %d is ended", work.kind, work.id, work.pid)
+        self._kill(work.pid)
+        with contextlib.suppress(LeaseLost), self._sessions.begin() as session:
+            move(session)
+        self._over = work.owner
+
+    def _free(self, session: Session, work: Work, loss: Loss) -> None:
+        ours = MODELS[work.kind].lease_owner == work.owner
+        free(session, work.model, work.id, ours, loss, self._settings.max_attempts)
+
+
+def _hand_back(session: Session, work: Work) -> None:
+    if work.model is Audit:
+        chunks.give_up_finalising(session, work.id, work.owner, None)
+    elif work.model is Chunk:
+        chunks.hand_back(session, work.id, work.owner)
+    else:
+        jobs.hand_back(session, cast("jobs.JobModel", work.model), work.id, work.owner)
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
