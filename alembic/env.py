@@ -4,13 +4,14 @@ from alembic import context
 from sqlalchemy import Connection
 
 from models.database import create_database_engine, metadata
+from service.migrate import LOCK_SECONDS
 from service.settings import get_settings
 
 
 def run(connection: Connection) -> None:
     context.configure(connection=connection, target_metadata=metadata, compare_type=True, compare_server_default=True)
     with context.begin_transaction():
-        context.execute("SET LOCAL lock_timeout = '10s'")
+        context.execute(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
         context.run_migrations()
 
 

@@ -1,7 +1,7 @@
 """${message}
 
 Safe while an older version still serves: add before you use, stop using before you drop; never rewrite a
-large table in one statement. Locks wait 10 seconds at most (see env.py).
+large table in one statement. Locks wait 3 seconds at most, then the migration is tried again (see service/migrate.py).
 """
 
 import sqlalchemy as sa

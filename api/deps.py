@@ -9,6 +9,7 @@ from starlette.concurrency import run_in_threadpool
 
 from service.context import Context
 from service.database import Session
+from service.idempotency import Made, once
 from service.tokens import check_token
 
 
@@ -59,12 +60,38 @@ def get_project(request: Request) -> str:
 
 
 ProjectDep = Annotated[str, Depends(get_project)]
-KeyParam = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        min_length=1,
-        max_length=200,
-        description="A key of your choice: the same request with it again gives what the first one made.",
-    ),
-]
+
+
+class Once:
+    """Makes what a creating request asks for, once for each ``Idempotency-Key``."""
+
+    def __init__(self, project: str, key: str | None) -> None:
+        self._project, self._key = project, key
+
+    def __call__(
+        self, session: Session, request: dict[str, Any], model: type[Made], make: Callable[[], tuple[Made, bool]]
+    ) -> tuple[Made, bool]:
+        """See :func:`service.idempotency.once`; the request names its route and what came with it."""
+        return once(session, self._project, self._key, request, model, make)
+
+
+def get_once(
+    project: ProjectDep,
+    key: Annotated[
+        str | None,
+        Header(
+            alias="Idempotency-Key",
+            min_length=1,
+            max_length=200,
+            description="A key of your choice, best a UUID: the same request with it again gives what the first one "
+            "made. It is kept for a week.",
+        ),
+    ] = None,
+) -> Once:
+    """What every creating request uses. The draft puts keys in quotes; without, they are the same."""
+    if key is not None and len(key) > 2 and key[0] == key[-1] == '"':
+        key = key[1:-1]
+    return Once(project, key)
+
+
+OnceDep = Annotated[Once, Depends(get_once)]

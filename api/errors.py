@@ -19,8 +19,10 @@ logger = logging.getLogger(__name__)
 
 STATUS: dict[Kind, HTTPStatus] = {
     "not-found": HTTPStatus.NOT_FOUND,
+    "gone": HTTPStatus.GONE,
     "conflict": HTTPStatus.CONFLICT,
     "invalid": HTTPStatus.BAD_REQUEST,
+    "unprocessable": HTTPStatus.UNPROCESSABLE_ENTITY,
     "too-large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     "unauthorized": HTTPStatus.UNAUTHORIZED,
     "unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
@@ -59,7 +61,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ServiceError)
     async def _service(request: Request, error: ServiceError) -> JSONResponse:
-        return problem(request, STATUS[error.kind], error.code, error.detail)
+        return problem(request, STATUS[error.kind], error.code, error.detail, **error.more)
 
     @app.exception_handler(SslmemError)
     async def _science(request: Request, error: SslmemError) -> JSONResponse:

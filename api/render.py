@@ -30,7 +30,7 @@ def _failure(row: Encoder | Dataset | Audit | Chunk, *, failed: bool) -> Failure
     return Failure(code=row.failure_code, detail=row.failure_detail or "")
 
 
-def _resource(row: Encoder | Dataset, collection: str, reason: str | None) -> dict[str, Any]:
+def _resource(row: Encoder | Dataset, collection: str, reason: str | None, num_audits: int) -> dict[str, Any]:
     return {
         "id": row.id,
         "name": row.name,
@@ -39,15 +39,16 @@ def _resource(row: Encoder | Dataset, collection: str, reason: str | None) -> di
         "failure": _failure(row, failed=row.state == "refused"),
         "artifact_digest": row.artifact_digest,
         "num_bytes": row.num_bytes,
+        "num_audits": num_audits,
         "created_at": row.created_at,
         "links": {"self": f"/v1/{collection}/{row.id}"},
     }
 
 
-def encoder_out(row: Encoder, reason: str | None) -> EncoderOut:
+def encoder_out(row: Encoder, reason: str | None, num_audits: int) -> EncoderOut:
     """An encoder."""
     return EncoderOut(
-        **_resource(row, "encoders", reason),
+        **_resource(row, "encoders", reason, num_audits),
         architecture=row.architecture,
         input_size=row.input_size,
         mean=row.mean,
@@ -60,10 +61,10 @@ def encoder_out(row: Encoder, reason: str | None) -> EncoderOut:
     )
 
 
-def dataset_out(row: Dataset, reason: str | None) -> DatasetOut:
+def dataset_out(row: Dataset, reason: str | None, num_audits: int) -> DatasetOut:
     """A dataset."""
     answer = DatasetOut(
-        **_resource(row, "datasets", reason),
+        **_resource(row, "datasets", reason, num_audits),
         format=row.format,
         num_samples=row.num_samples,
         num_skipped=row.num_skipped,
@@ -74,7 +75,7 @@ def dataset_out(row: Dataset, reason: str | None) -> DatasetOut:
     return answer
 
 
-def role_set_out(row: RoleSet) -> RoleSetOut:
+def role_set_out(row: RoleSet, num_audits: int) -> RoleSetOut:
     """A table of roles."""
     return RoleSetOut(
         id=row.id,
@@ -84,6 +85,7 @@ def role_set_out(row: RoleSet) -> RoleSetOut:
         num_samples=row.num_samples,
         counts=row.counts,
         twins=None if row.twins is None else [TwinsOut.model_validate(pair) for pair in row.twins],
+        num_audits=num_audits,
         created_at=row.created_at,
     )
 
@@ -121,6 +123,8 @@ def audit_out(
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,
+        kept_at=row.kept_at,
+        scores_deleted_at=row.scores_deleted_at,
         links={
             "self": here,
             "events": f"{here}/events",

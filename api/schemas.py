@@ -39,6 +39,7 @@ class Problem(BaseModel):
     code: str
     instance: str | None = None
     errors: list[dict[str, Any]] | None = None
+    audits: list[uuid.UUID] | None = Field(default=None, description="With `in-use`: the audits that use it.")
 
 
 class Failure(BaseModel):
@@ -77,6 +78,7 @@ class Resource(BaseModel):
     failure: Failure | None
     artifact_digest: str
     num_bytes: int
+    num_audits: int = Field(description="How many audits use it; while there is one, it cannot be deleted.")
     created_at: datetime
     links: dict[str, str]
 
@@ -139,6 +141,7 @@ class RoleSetOut(BaseModel):
     num_samples: int
     counts: dict[str, int]
     twins: list[TwinsOut] | None = Field(description="By pair of roles; pairs without any are left out.")
+    num_audits: int
     created_at: datetime
 
 
@@ -186,7 +189,10 @@ class ProgressOut(BaseModel):
 
 
 class AuditOut(BaseModel):
-    """An audit; ``reason`` says why nothing moves, if nothing does; ``deadline_at`` is when it fails if that lasts."""
+    """An audit; ``reason`` says why nothing moves, if nothing does; ``deadline_at`` is when it fails if that lasts.
+
+    ``kept_at`` is since when no policy touches it, ``scores_deleted_at`` when its scores were deleted.
+    """
 
     id: uuid.UUID
     name: str
@@ -207,6 +213,8 @@ class AuditOut(BaseModel):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    kept_at: datetime | None
+    scores_deleted_at: datetime | None
     links: dict[str, str]
 
 
@@ -344,6 +352,72 @@ class PageOut(BaseModel, Generic[Item]):
 
     items: list[Item]
     next_cursor: str | None = None
+
+
+class ArtifactOut(BaseModel):
+    """A stored file, and who needs it; ``unused_since`` is null while an audit does."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    digest: str
+    num_bytes: int
+    stored_at: datetime
+    num_encoders: int
+    num_datasets: int
+    num_audits: int
+    unused_since: datetime | None
+
+
+class FilesOut(BaseModel):
+    """Files of one kind; ``weights`` are made by the check of an encoder, ``unnamed`` ones belong to nothing."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    kind: Literal["dataset", "encoder", "weights", "unnamed", "incoming"]
+    num_files: int
+    num_bytes: int
+
+
+class RowsOut(BaseModel):
+    """A table of the database: rows as its statistics have them, bytes with indexes."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    table: str
+    num_rows_estimated: int
+    num_bytes: int
+
+
+class StorageOut(BaseModel):
+    """What is stored, and the bytes left on the disk of the files."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    files: list[FilesOut]
+    tables: list[RowsOut]
+    free_bytes: int
+
+
+class DueOut(BaseModel):
+    """Something that a policy deletes, and when."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    kind: Literal["scores", "audit", "encoder", "dataset", "file"]
+    id: str
+    name: str
+    due_at: datetime
+
+
+class RetentionOut(BaseModel):
+    """The policies, null if there is none, and what they delete next."""
+
+    keep_scores_days: float | None
+    keep_audits_days: float | None
+    keep_unused_days: float | None
+    keep_unnamed_files_days: float
+    num_audits_kept: int
+    items: list[DueOut]
 
 
 class Health(BaseModel):

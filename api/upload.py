@@ -1,6 +1,8 @@
 """Raw request bodies to artifacts: streamed, hashed and written off the event loop, bounded from the start."""
 
 import base64
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import Request
@@ -37,8 +39,9 @@ def announced_digest(request: Request) -> str | None:
     return f"sha256:{digest.hex()}"
 
 
-async def receive(request: Request, store: ArtifactStore, limit: int) -> tuple[str, int]:
-    """Stores the body of a request; returns its digest and size.
+@asynccontextmanager
+async def received(request: Request, store: ArtifactStore, limit: int) -> AsyncIterator[IncomingArtifact]:
+    """The body of a request as a complete file, which is dropped at the end unless it was placed in the store.
 
     Raises:
         UploadTooLarge: it is, or says that it is, larger than the limit.
@@ -54,7 +57,8 @@ async def receive(request: Request, store: ArtifactStore, limit: int) -> tuple[s
         await _write(request, artifact)
         if artifact.num_bytes == 0:
             raise InvalidRequest("expected the file as the body of the request; the body is empty")
-        return await run_in_threadpool(artifact.keep, expected), artifact.num_bytes
+        await run_in_threadpool(artifact.finish, expected)
+        yield artifact
 
 
 async def _write(request: Request, artifact: IncomingArtifact) -> None:

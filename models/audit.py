@@ -31,6 +31,8 @@ class Audit(Base):
         claimed_at: when a worker last took one of its chunks; whoever waits longest has the next turn.
         rate_since: from when on its rate is measured, for the time left.
         rate_from: samples that were done by then.
+        kept_at: since when it is kept whatever the policies say; null if it is not.
+        scores_deleted_at: when its scores were given up; the rows go a few at a time, and nobody sees them any more.
     """
 
     __tablename__ = "audits"
@@ -48,8 +50,8 @@ class Audit(Base):
     finished_at: Mapped[Time | None]
     name: Mapped[str]
     state: Mapped[str] = mapped_column(index=True)
-    dataset_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("datasets.id"))
-    role_set_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("role_sets.id"))
+    dataset_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("datasets.id"), index=True)
+    role_set_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("role_sets.id"), index=True)
     spec: Mapped[dict[str, Any]]
     spec_digest: Mapped[str]
     num_samples: Mapped[int]
@@ -68,6 +70,8 @@ class Audit(Base):
     claimed_at: Mapped[Time | None]
     rate_since: Mapped[Time | None]
     rate_from: Mapped[int] = mapped_column(default=0, server_default="0")
+    kept_at: Mapped[Time | None]
+    scores_deleted_at: Mapped[Time | None]
 
 
 class AuditEncoder(Base):
@@ -98,7 +102,7 @@ class Chunk(Job, Base):
         UniqueConstraint("audit_id", "number"),
         Index("ix_chunks_open", "state", postgresql_where="state IN ('queued', 'running')"),
         # The next chunk of an audit, and whether there is one, must not cost more the more are done.
-        Index("ix_chunks_not_done", "audit_id", "number", postgresql_where="state <> 'done'"),
+        Index("ix_chunks_not_done", "audit_id", "attempts", "number", postgresql_where="state <> 'done'"),
     )
 
     id: Mapped[Id]

@@ -7,7 +7,7 @@ from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.base import Base, Id, Job, Now, one_of
+from models.base import Base, Id, Job, Now, Time, one_of
 from models.encoder import INTAKE_STATES
 
 ROLES = ("shared", "candidate", "independent", "external")
@@ -22,6 +22,7 @@ class Dataset(Job, Base):
         num_skipped: of them, that cannot be scored.
         num_equal: of them, that are the same file as another one.
         labels: how many samples have which label, of the most common ones.
+        released_at: when the last audit that used it was deleted.
     """
 
     __tablename__ = "datasets"
@@ -37,6 +38,7 @@ class Dataset(Job, Base):
     num_skipped: Mapped[int | None]
     num_equal: Mapped[int | None]
     labels: Mapped[dict[str, Any] | None]
+    released_at: Mapped[Time | None]
 
 
 class DatasetSample(Base):

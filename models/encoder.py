@@ -6,7 +6,7 @@ from sqlalchemy import BigInteger, Float, UniqueConstraint
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.base import Base, Id, Job, Now, one_of
+from models.base import Base, Id, Job, Now, Time, one_of
 
 INTAKE_STATES = ("received", "checking", "ready", "refused")
 
@@ -23,6 +23,7 @@ class Encoder(Job, Base):
         weights_digest: of the loaded tensors, as reports show it.
         load_report: how the entries of the file met the architecture's.
         views_per_second: one encoder's forward rate when it was checked, for planning.
+        released_at: when the last audit that used it was deleted.
     """
 
     __tablename__ = "encoders"
@@ -58,3 +59,4 @@ class Encoder(Job, Base):
     load_report: Mapped[dict[str, Any] | None]
     representation_dim: Mapped[int | None]
     views_per_second: Mapped[float | None]
+    released_at: Mapped[Time | None]

@@ -52,4 +52,4 @@ class IdempotencyKey(Base):
     key: Mapped[str] = mapped_column(primary_key=True)
     request_digest: Mapped[str]
     resource_id: Mapped[uuid.UUID]
-    created_at: Mapped[Now]
+    created_at: Mapped[Now] = mapped_column(index=True)

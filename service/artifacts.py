@@ -8,6 +8,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from service.errors import ArtifactNotFound, DigestMismatch, InvalidRequest, StorageFull, UploadTooLarge
@@ -16,14 +17,29 @@ ABANDONED_SECONDS = 24 * 3600
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
+@dataclass(frozen=True)
+class StoredFile:
+    """A file of the store; ``modified_at`` is when its last byte was written, in seconds since 1970."""
+
+    digest: str
+    num_bytes: int
+    modified_at: float
+
+
 class IncomingArtifact:
-    """A file that is arriving; it exists for others only once it is complete and kept."""
+    """A file that is arriving; it exists for others only once it is complete and kept.
+
+    Attributes:
+        num_bytes: that have arrived.
+        digest: of the whole file, once :meth:`finish` was called.
+    """
 
     def __init__(self, file: Path, root: Path, limit: int) -> None:
         self.path, self._root, self._limit = file, root, limit
         self._out = file.open("wb")
         self._hash = hashlib.sha256()
         self.num_bytes = 0
+        self.digest = ""
 
     def write(self, data: bytes) -> None:
         """Appends bytes.
@@ -42,7 +58,13 @@ class IncomingArtifact:
             raise _full(error) from error
 
     def keep(self, expected: str | None = None) -> str:
-        """Makes the complete file an artifact and returns its digest.
+        """Makes the complete file an artifact and returns its digest; see :meth:`finish` for the errors."""
+        self.finish(expected)
+        self.place()
+        return self.digest
+
+    def finish(self, expected: str | None = None) -> None:
+        """Ends writing: the file is on the disk and its digest known, but it is not in the store yet.
 
         Raises:
             DigestMismatch: the digest is not the expected one.
@@ -57,11 +79,14 @@ class IncomingArtifact:
         except OSError as error:
             raise _full(error) from error
         self._out.close()
-        place = _place(self._root, digest)
+        self.digest = digest
+
+    def place(self) -> None:
+        """Puts the finished file into the store."""
+        place = _place(self._root, self.digest)
         place.parent.mkdir(parents=True, exist_ok=True)
         self.path.replace(place)
         _sync_folder(place.parent)
-        return digest
 
     def close(self) -> None:
         """Drops what was not kept."""
@@ -120,6 +145,27 @@ class ArtifactStore:
     def remove(self, digest: str) -> None:
         """Removes an artifact; harmless if it is gone."""
         _place(self.root, digest).unlink(missing_ok=True)
+
+    def files(self, after: str | None = None) -> Iterator[StoredFile]:
+        """Yields all artifacts in the order of their digests, or those after one; what goes meanwhile is left out."""
+        last = after or ""
+        for folder in sorted(self.root.glob("[0-9a-f][0-9a-f]")):
+            if f"sha256:{folder.name}" < last[: len("sha256:ab")]:
+                continue
+            for file in sorted(folder.iterdir()):
+                digest = f"sha256:{file.name}"
+                if digest > last and DIGEST.fullmatch(digest):
+                    with contextlib.suppress(FileNotFoundError):
+                        found = file.stat()
+                        yield StoredFile(digest, found.st_size, found.st_mtime)
+
+    def incoming_sizes(self) -> list[int]:
+        """Bytes of each upload that has not ended."""
+        sizes = []
+        for file in (self.root / "incoming").glob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                sizes.append(file.stat().st_size)
+        return sizes
 
 
 def _place(root: Path, digest: str) -> Path:

@@ -90,7 +90,7 @@ def request_audit(
     for encoder in encoders:
         intake.require_ready(encoder)
     intake.require_ready(dataset)
-    role_set = get_roles(session, dataset_id, role_set_id)
+    role_set = get_roles(session, dataset_id, role_set_id, hold=True)
     sizes = {encoder.input_size for encoder in encoders}
     if len(sizes) > 1:
         raise InvalidRequest(f"the encoders take views of {sorted(map(str, sizes))} pixels; expected one size")
@@ -134,7 +134,8 @@ def _same(session: Session, request_digest: str) -> Audit | None:
     """The audit of the same request that succeeded or still may; until the transaction ends, others like it wait."""
     session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(request_digest, 0))))
     same = select(Audit).where(Audit.request_digest == request_digest, Audit.state.not_in(("failed", "cancelled")))
-    return session.scalar(same.order_by(Audit.created_at.desc()).limit(1))
+    has_scores = Audit.scores_deleted_at.is_(None)
+    return session.scalar(same.where(has_scores).order_by(Audit.created_at.desc()).limit(1))
 
 
 def announce_first(session: Session, queue: JobQueue, audit: Audit) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
-from sqlalchemy import exists, func, select, update
+from sqlalchemy import exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from models.audit import Audit, Chunk
@@ -26,6 +26,7 @@ from sslmem.report.summary import summarize
 from sslmem.spec import ScoreSpec
 
 _AFTER = TypeAdapter(tuple[int])
+UNSUMMARISED_SECONDS = 10.0
 SCORE_TYPES = (
     *("uuid", "int4", "varchar", "varchar", "varchar", "float8", "float8", "float8", "float8", "float8", "varchar"),
     *("float8[]", "float8[]", "float8", "int4"),
@@ -201,7 +202,7 @@ def announce_next(session: Session, queue: JobQueue, audit: Audit) -> None:
         select(Chunk.id)
         .where(Chunk.audit_id == audit.id, Chunk.state == "queued", Chunk.enqueued_at.is_(None))
         .where(Chunk.available_at <= func.clock_timestamp())
-        .order_by(Chunk.number)
+        .order_by(Chunk.attempts, Chunk.number)
         .limit(1)
         .scalar_subquery()
     )
@@ -212,7 +213,14 @@ def announce_next(session: Session, queue: JobQueue, audit: Audit) -> None:
 
 
 def fail_chunk(
-    session: Session, plan: ChunkPlan, owner: str, *, code: str, detail: str, max_attempts: int | None
+    session: Session,
+    plan: ChunkPlan,
+    owner: str,
+    *,
+    code: str,
+    detail: str,
+    max_attempts: int | None,
+    counts: bool = True,
 ) -> None:
     """Notes that a chunk failed: it is tried again later, or ends its audit.
 
@@ -223,6 +231,7 @@ def fail_chunk(
         code: of the failure.
         detail: as a sentence.
         max_attempts: how often to try; None if trying again cannot help.
+        counts: whether it was a try; False if it could not be one, such as without a database.
 
     Raises:
         LeaseLost: the chunk is no longer this worker's.
@@ -232,8 +241,10 @@ def fail_chunk(
     if attempts is None:
         raise LeaseLost
     detail = storable(detail)
-    failure = {"failure_code": code, "failure_detail": detail}
-    if max_attempts is not None and attempts < max_attempts:
+    failure: dict[str, Any] = {"failure_code": code, "failure_detail": detail}
+    if not counts:
+        failure["attempts"] = attempts - 1
+    if not counts or (max_attempts is not None and attempts < max_attempts):
         again = {"available_at": jobs.back_off(attempts), "enqueued_at": None, "num_done": 0}
         jobs.leave(session, Chunk, plan.chunk_id, owner, "queued", **failure, **again)
         return
@@ -252,6 +263,17 @@ def hand_back(session: Session, chunk_id: uuid.UUID, owner: str) -> None:
     if audit_id is None or lock_audit(session, audit_id) is None:
         raise LeaseLost
     jobs.hand_back(session, Chunk, chunk_id, owner, num_done=0)
+
+
+def first_unsummarised(session: Session) -> uuid.UUID | None:
+    """The audit that has waited longest for somebody to summarise it; None if none waits.
+
+    One that was just announced, or failed, is left to its message for a while.
+    """
+    waits = (Audit.state == "finalising") & Audit.lease_owner.is_(None)
+    long_ago = func.clock_timestamp() - jobs.seconds(UNSUMMARISED_SECONDS)
+    overdue = or_(Audit.enqueued_at.is_(None), Audit.enqueued_at < long_ago)
+    return session.scalar(select(Audit.id).where(waits, overdue).order_by(Audit.moved_at).limit(1))
 
 
 def begin_finalising(session: Session, audit_id: uuid.UUID, owner: str, lease_seconds: float) -> bool:

@@ -37,24 +37,31 @@ def claim_next(
             audit_id = session.scalars(turns(queues).limit(1)).first()
             if audit_id is None:
                 return None
-            if (plan := _claim_of(session, audit_id, announced_id, owner, lease_seconds)) is not None:
-                return plan
+            found = _claim_of(session, audit_id, owner, lease_seconds)
+        if found is not None:
+            plan, announced = found
+            if plan.chunk_id != announced_id and not announced:
+                with sessions.begin() as session:
+                    _not_announced(session, announced_id)
+            return plan
     return None
 
 
-def _claim_of(
-    session: Session, audit_id: uuid.UUID, announced_id: uuid.UUID, owner: str, lease_seconds: float
-) -> ChunkPlan | None:
+def _claim_of(session: Session, audit_id: uuid.UUID, owner: str, lease_seconds: float) -> tuple[ChunkPlan, bool] | None:
+    """A chunk of an audit, and whether a message had been sent for it; one that was tried before goes last."""
     audit = lock_audit(session, audit_id)
-    waiting = select(Chunk.id, Chunk.enqueued_at).where(Chunk.audit_id == audit_id, waits()).order_by(Chunk.number)
-    chunk = session.execute(waiting.limit(1)).one_or_none()
+    waiting = select(Chunk.id, Chunk.enqueued_at).where(Chunk.audit_id == audit_id, waits())
+    chunk = session.execute(waiting.order_by(Chunk.attempts, Chunk.number).limit(1)).one_or_none()
     if audit is None or chunk is None:
         return None
     plan = claim_chunk(session, chunk.id, owner, lease_seconds)
     if plan is None:
         return None
     audit.claimed_at = func.clock_timestamp()
-    if chunk.id != announced_id and chunk.enqueued_at is None:
-        still = (Chunk.id == announced_id) & (Chunk.state == "queued")
-        session.execute(update(Chunk).where(still).values(enqueued_at=None))
-    return plan
+    return plan, chunk.enqueued_at is not None
+
+
+def _not_announced(session: Session, chunk_id: uuid.UUID) -> None:
+    # In a transaction of its own: the chunk may be another audit's, whose lock is not held.
+    still = select(Chunk.id).where(Chunk.id == chunk_id, Chunk.state == "queued").with_for_update(skip_locked=True)
+    session.execute(update(Chunk).where(Chunk.id.in_(still)).values(enqueued_at=None))

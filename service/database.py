@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+from sqlalchemy import text
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
@@ -12,7 +13,12 @@ UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeoutError)
 
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
-__all__ = ["UNAVAILABLE", "Session", "storable"]
+__all__ = ["UNAVAILABLE", "Session", "limit_lock_wait", "storable"]
+
+
+def limit_lock_wait(session: Session, seconds: float) -> None:
+    """Lets the rest of the transaction wait for any lock at most so long."""
+    session.execute(text(f"SET LOCAL lock_timeout = '{seconds}s'"))
 
 
 def storable(value: Any) -> Any:  # noqa: ANN401  text, or JSON-able data with text in it

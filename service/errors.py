@@ -1,18 +1,25 @@
 """What the service refuses, with a stable code and a kind; HTTP is not known here."""
 
-from typing import ClassVar, Literal
+import uuid
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
-Kind = Literal["not-found", "conflict", "invalid", "too-large", "unauthorized", "unavailable"]
+Kind = Literal["not-found", "gone", "conflict", "invalid", "unprocessable", "too-large", "unauthorized", "unavailable"]
 
 
 class ServiceError(Exception):
-    """The request cannot be carried out."""
+    """The request cannot be carried out.
+
+    Attributes:
+        more: further fields of the answer, for programs.
+    """
 
     code: ClassVar[str] = "service-error"
     kind: ClassVar[Kind] = "invalid"
 
     def __init__(self, detail: str | None = None) -> None:
         self.detail = detail or (type(self).__doc__ or "").strip()
+        self.more: dict[str, Any] = {}
         super().__init__(self.detail)
 
 
@@ -63,11 +70,27 @@ class InUse(ServiceError):
 
     code, kind = "in-use", "conflict"
 
+    def __init__(self, detail: str, audits: Sequence[uuid.UUID]) -> None:
+        super().__init__(detail)
+        self.more = {"audits": list(audits)}
+
 
 class AuditNotEnded(ServiceError):
     """The audit has not ended; cancel it first."""
 
     code, kind = "audit-not-ended", "conflict"
+
+
+class AuditKept(ServiceError):
+    """The audit is kept; release it first."""
+
+    code, kind = "audit-kept", "conflict"
+
+
+class ScoresDeleted(ServiceError):
+    """The scores of the audit were deleted; its summary stays."""
+
+    code, kind = "scores-deleted", "gone"
 
 
 class InvalidMove(ServiceError):
@@ -91,7 +114,13 @@ class InvalidRequest(ServiceError):
 class KeyReused(ServiceError):
     """The Idempotency-Key came with another request before."""
 
-    code, kind = "idempotency-key-reused", "conflict"
+    code, kind = "idempotency-key-reused", "unprocessable"
+
+
+class KeySpent(ServiceError):
+    """What the request with this Idempotency-Key made was deleted."""
+
+    code, kind = "idempotency-key-spent", "gone"
 
 
 class UploadTooLarge(ServiceError):

@@ -5,18 +5,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import Field, TypeAdapter
-from sqlalchemy import delete, exists, func, or_, select, update
+from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
-from models.audit import Audit, AuditEncoder
 from models.dataset import Dataset, DatasetSample
 from models.encoder import Encoder
-from service import jobs
-from service.artifacts import ArtifactStore
+from service import jobs, usage
+from service.artifacts import ArtifactStore, IncomingArtifact
 from service.cursors import decode_cursor, encode_cursor
 from service.database import storable
 from service.errors import DatasetNotFound, EncoderNotFound, InUse, NotReady, ServiceError
+from service.jobs import LeaseLost
 from service.queue import CHECK_DATASET, CHECK_ENCODER, DEFAULT, JobQueue
 from service.workers import clock, crew_of
 
@@ -157,12 +157,13 @@ def accept_encoder(
     """Marks an encoder ready with what the worker found.
 
     Raises:
-        LeaseLost: it is no longer this worker's.
+        LeaseLost: it is no longer this worker's; the weights may be nobody's then.
         ArtifactNotFound: its weights were removed with another encoder that had the same; they must be made again.
     """
-    _keep_artifact(session, store, found["weights_artifact_digest"])
     values = storable(dict(found))
-    jobs.leave(session, Encoder, encoder_id, owner, "ready", failure_code=None, failure_detail=None, **values)
+    with session.begin_nested():
+        jobs.leave(session, Encoder, encoder_id, owner, "ready", failure_code=None, failure_detail=None, **values)
+        _keep_artifact(session, store, found["weights_artifact_digest"])
 
 
 def accept_dataset(
@@ -242,7 +243,9 @@ def retry_later(
     Raises:
         LeaseLost: it is no longer this worker's.
     """
-    attempts = session.scalars(select(model.attempts).where(model.id == row_id)).one()
+    attempts = session.scalar(select(model.attempts).where(model.id == row_id))
+    if attempts is None:
+        raise LeaseLost  # it was deleted
     state = "refused" if attempts >= max_attempts else "received"
     values = {"available_at": jobs.back_off(attempts), "enqueued_at": None}
     jobs.leave(session, model, row_id, owner, state, failure_code=code, failure_detail=storable(detail), **values)
@@ -260,9 +263,7 @@ def remove(session: Session, model: type[Row], row_id: uuid.UUID) -> list[str]:
     """
     session.get(model, row_id, with_for_update=True)  # waits for a request that is about to use it
     row = get(session, model, row_id)
-    used = exists().where(AuditEncoder.encoder_id == row_id if model is Encoder else Audit.dataset_id == row_id)
-    if session.scalar(select(used)):
-        raise InUse(f"an audit uses the {model.__name__.lower()} {row.name}; delete the audit first")
+    require_unused(session, model, row_id, f"the {model.__name__.lower()} {row.name}")
     digests = [row.artifact_digest]
     if isinstance(row, Encoder) and row.weights_artifact_digest:
         digests.append(row.weights_artifact_digest)
@@ -270,11 +271,43 @@ def remove(session: Session, model: type[Row], row_id: uuid.UUID) -> list[str]:
     return digests
 
 
+def require_unused(session: Session, model: usage.UsedModel, row_id: uuid.UUID, name: str) -> None:
+    """Accepts a locked row that no audit uses.
+
+    Raises:
+        InUse: audits use it; they are named.
+    """
+    audits = usage.audits_of(session, model, row_id)
+    if audits:
+        first = ", ".join(str(audit_id) for audit_id in audits[:3]) + (", ..." if len(audits) > 3 else "")
+        what = "an audit uses" if len(audits) == 1 else f"{len(audits)} audits use"
+        raise InUse(f"{what} {name}; delete first: {first}", audits)
+
+
+def release(session: Session, encoder_ids: Sequence[uuid.UUID], dataset_id: uuid.UUID) -> None:
+    """Notes that an audit which used these is deleted: from now on they may be unused."""
+    rows: list[tuple[IntakeModel, uuid.UUID]] = [(Encoder, row_id) for row_id in sorted(encoder_ids)]
+    for model, row_id in (*rows, (Dataset, dataset_id)):  # in one order, so that nothing deadlocks
+        session.execute(update(model).where(model.id == row_id).values(released_at=func.clock_timestamp()))
+
+
+def store_upload(session: Session, artifact: IncomingArtifact) -> None:
+    """Puts an upload into the store in the transaction that will refer to it: nobody discards it in between."""
+    session.execute(select(func.pg_advisory_xact_lock_shared(_lock_key(artifact.digest))))
+    artifact.place()
+
+
+def discard_if_deleted(session: Session, store: ArtifactStore, encoder_id: uuid.UUID, digest: str) -> None:
+    """Removes the weights that were made of an encoder that was deleted meanwhile; another worker's claim stays."""
+    if session.scalar(select(Encoder.id).where(Encoder.id == encoder_id)) is None:
+        discard_artifacts(session, store, [digest])
+
+
 def discard_artifacts(session: Session, store: ArtifactStore, digests: Sequence[str]) -> None:
     """Removes files that nothing refers to any more."""
     for digest in sorted(digests):
         session.execute(select(func.pg_advisory_xact_lock(_lock_key(digest))))
-        if not session.scalar(select(_referred(digest))):
+        if not session.scalar(select(usage.named(digest))):
             store.remove(digest)
 
 
@@ -286,13 +319,6 @@ def _keep_artifact(session: Session, store: ArtifactStore, digest: str) -> int:
 
 def _lock_key(digest: str) -> Any:  # noqa: ANN401  an SQL expression
     return func.hashtextextended(digest, 0)
-
-
-def _referred(digest: str) -> Any:  # noqa: ANN401  an SQL expression
-    return or_(
-        exists().where(or_(Encoder.artifact_digest == digest, Encoder.weights_artifact_digest == digest)),
-        exists().where(Dataset.artifact_digest == digest),
-    )
 
 
 def copy_rows(

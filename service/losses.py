@@ -15,7 +15,7 @@ from models.dataset import Dataset
 from models.encoder import Encoder
 from service import states
 from service.audits import lock_audit
-from service.jobs import STATES, LeasedModel
+from service.jobs import STATES, LeasedModel, back_off
 
 MAX_FINALISE_ATTEMPTS = 5
 
@@ -85,7 +85,9 @@ def _free_chunk(
         chunk.state = "failed"
         states.fail(session, audit, loss.code, chunk.failure_detail)
     else:
-        chunk.state, chunk.available_at = "queued", func.clock_timestamp()
+        # At once the first time; then with pauses, so that what is broken does not use up all tries in a moment.
+        chunk.available_at = back_off(chunk.attempts - 1) if chunk.attempts > 1 else func.clock_timestamp()
+        chunk.state = "queued"
     session.flush()
     return True
 

@@ -1,13 +1,17 @@
 """Brings a database to the newest version, one process at a time."""
 
 import logging
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from psycopg.errors import DeadlockDetected, LockNotAvailable
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import OperationalError
 
 from models.database import create_database_engine, metadata
 
@@ -15,6 +19,10 @@ logger = logging.getLogger(__name__)
 
 # Any number that nothing else in the database uses.
 MIGRATION_LOCK = 5_111_953_264
+# A migration that cannot have a lock at once gives way to the service that runs, and tries again.
+LOCK_SECONDS = 3.0
+PAUSE_SECONDS = 2.0
+TRIES = 30
 
 
 def alembic_config(connection: Connection | None = None) -> Config:
@@ -30,6 +38,9 @@ def upgrade(database_url: str, revision: str = "head") -> None:
     Args:
         database_url: of a PostgreSQL server.
         revision: to end at.
+
+    Raises:
+        OperationalError: others have held its tables for some minutes; nothing was changed.
     """
     engine = create_database_engine(database_url)
     try:
@@ -38,13 +49,28 @@ def upgrade(database_url: str, revision: str = "head") -> None:
             lock.execute(text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK})
             lock.commit()
             try:
-                command.upgrade(alembic_config(connection), revision)
-                connection.commit()
+                _patiently(lambda: command.upgrade(alembic_config(connection), revision), connection)
             finally:
                 lock.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": MIGRATION_LOCK})
                 lock.commit()
     finally:
         engine.dispose()
+
+
+def _patiently(migrate: Callable[[], None], connection: Connection) -> None:
+    """Tries again while others hold what a migration must lock: waiting for it would make others wait, too."""
+    for left in reversed(range(TRIES)):
+        try:
+            migrate()
+            connection.commit()
+        except OperationalError as error:
+            connection.rollback()
+            if not left or not isinstance(error.orig, LockNotAvailable | DeadlockDetected):
+                raise
+            logger.warning("the migration waits for others that use the tables; trying again")
+            time.sleep(PAUSE_SECONDS)
+        else:
+            return
 
 
 def downgrade(database_url: str, revision: str = "base") -> None:

@@ -79,11 +79,11 @@ class JobQueue:
             return False
         return True
 
-    def length(self) -> int:
-        """How many messages no worker has taken yet; 0 if the broker does not say."""
+    def length(self, queue: str = DEFAULT) -> int:
+        """How many messages of a queue no worker has taken yet; 0 if the broker does not say."""
         try:
             with Redis.from_url(self.app.conf.broker_url, socket_connect_timeout=2, socket_timeout=2) as broker:
-                return sum(int(broker.llen(name)) for name in self._names.values())
+                return int(broker.llen(self._names[queue]))
         except RedisError as error:
             logger.warning("the length of the queue is not known: %s", error)
             return 0

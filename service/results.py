@@ -4,6 +4,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC
 from typing import Annotated, Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ from models.dataset import RoleEntry
 from service.audits import get_audit, lock_audit
 from service.cursors import decode_cursor, encode_cursor
 from service.database import storable
-from service.errors import AuditNotSucceeded, InvalidRequest
+from service.errors import AuditNotSucceeded, InvalidRequest, ScoresDeleted
 from service.order import ALL, positions_near
 from sslmem.report.columns import NUMBERS, ScoreColumns
 from sslmem.report.evidence import Evidence, gather_evidence
@@ -57,23 +58,38 @@ def summary_of(audit: Audit) -> Summary:
     return Summary.model_validate(audit.summary)
 
 
+def require_scores(audit: Audit) -> None:
+    """Accepts an audit whose scores were not deleted.
+
+    Raises:
+        ScoresDeleted: they were.
+    """
+    if audit.scores_deleted_at is not None:
+        when = f"{audit.scores_deleted_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+        raise ScoresDeleted(f"the scores of the audit were deleted at {when}; its summary is still there")
+
+
 def evidence_of(sessions: SessionFactory, audit_id: uuid.UUID, *, confidence: float, fdr: float) -> Evidence:
     """Evidence of an audit that succeeded, computed the first time that it is asked for, then kept.
 
     Raises:
         AuditNotFound: there is none.
         AuditNotSucceeded: it has no summary (yet).
+        ScoresDeleted: it has no scores any more.
     """
     values = {"audit_id": audit_id, "confidence": confidence, "fdr": fdr}
     with sessions.begin() as session:
-        summary = summary_of(get_audit(session, audit_id))
+        audit = get_audit(session, audit_id)
+        require_scores(audit)
+        summary = summary_of(audit)
         kept = session.get(AuditEvidence, values)
         if kept is not None:
             return Evidence.model_validate(kept.evidence)
         rows = list(all_rows(session, audit_id))
     evidence = gather_evidence(rows, summary, confidence=confidence, fdr=fdr)
     with sessions.begin() as session:
-        if lock_audit(session, audit_id) is not None:
+        locked = lock_audit(session, audit_id)
+        if locked is not None and locked.scores_deleted_at is None:
             found = storable(evidence.model_dump(mode="json"))
             session.execute(insert(AuditEvidence).values(**values, evidence=found).on_conflict_do_nothing())
     return evidence
@@ -157,7 +173,11 @@ def _positions_of(session: Session, audit_id: uuid.UUID, role: str, after: int, 
 
 
 def all_rows(session: Session, audit_id: uuid.UUID) -> Iterator[ScoreRow]:
-    """Streams all scores of an audit in the order of samples, through a cursor on the server."""
+    """Streams all scores of an audit in the order of samples, through a cursor on the server.
+
+    Raises:
+        ScoresDeleted: they were, perhaps a moment ago; so nobody takes a part for the whole.
+    """
     statement = (
         select(
             Score.sample,
@@ -178,5 +198,9 @@ def all_rows(session: Session, audit_id: uuid.UUID) -> Iterator[ScoreRow]:
         .order_by(Score.position)
         .execution_options(yield_per=BATCH)
     )
-    for row in session.execute(statement):
-        yield ScoreRow(*row)
+    with session.execute(statement) as found:
+        # Asked after the rows were chosen: what is deleted from now on is still among them.
+        if session.scalar(select(Audit.scores_deleted_at).where(Audit.id == audit_id)) is not None:
+            raise ScoresDeleted
+        for row in found:
+            yield ScoreRow(*row)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
@@ -109,16 +109,30 @@ def _twins(session: Session, role_set: RoleSet) -> list[dict[str, Any]]:
     return [{**asdict(pair), "examples": [list(names) for names in pair.examples]} for pair in found]
 
 
-def get_roles(session: Session, dataset_id: uuid.UUID, role_set_id: uuid.UUID) -> RoleSet:
-    """Returns a table of roles of a dataset.
+def get_roles(session: Session, dataset_id: uuid.UUID, role_set_id: uuid.UUID, *, hold: bool = False) -> RoleSet:
+    """Returns a table of roles of a dataset; with ``hold`` it cannot be deleted until the transaction ends.
 
     Raises:
         RoleSetNotFound: there is none.
     """
-    role_set = session.get(RoleSet, role_set_id)
+    lock = {"read": True, "key_share": True} if hold else None
+    role_set = session.get(RoleSet, role_set_id, with_for_update=lock)
     if role_set is None or role_set.dataset_id != dataset_id:
         raise RoleSetNotFound(f"the dataset {dataset_id} has no table of roles with the id {role_set_id}")
     return role_set
+
+
+def remove_roles(session: Session, dataset_id: uuid.UUID, role_set_id: uuid.UUID) -> None:
+    """Deletes a table of roles that no audit uses.
+
+    Raises:
+        InUse: an audit uses it.
+        RoleSetNotFound: there is none.
+    """
+    session.get(RoleSet, role_set_id, with_for_update=True)  # waits for a request that is about to use it
+    role_set = get_roles(session, dataset_id, role_set_id)
+    intake.require_unused(session, RoleSet, role_set_id, f"the table of roles {role_set.name}")
+    session.execute(delete(RoleSet).where(RoleSet.id == role_set_id))
 
 
 def list_roles(session: Session, dataset_id: uuid.UUID) -> list[RoleSet]:

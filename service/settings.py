@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Literal
 
 from platformdirs import user_data_dir
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.addresses import Allowed
 
 GIB = 2**30
 DAY = 24 * 3600
@@ -65,7 +67,27 @@ class Settings(BaseSettings):
         default=5, gt=0, description="Pause after the first try of a delivery; each next one is four times as long."
     )
     webhook_timeout_seconds: float = Field(default=10, gt=0, description="What one try of a delivery may take in all.")
+    keep_scores_days: float | None = Field(
+        default=None, gt=0, description="Scores of an audit that has ended are deleted after so long. Unset: never."
+    )
+    keep_audits_days: float | None = Field(
+        default=None, gt=0, description="An audit that has ended is deleted after so long. Unset: never."
+    )
+    keep_unused_days: float | None = Field(
+        default=None,
+        gt=0,
+        description="An encoder or dataset that no audit has used for so long is deleted with its files. Unset: never.",
+    )
+    retention_seconds: float = Field(
+        default=60, gt=0, description="How often the sweeper looks for what those three say is to be deleted."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="What is logged.")
+
+    @field_validator("webhook_allow")
+    @classmethod
+    def _can_be_read(cls, text: str) -> str:
+        Allowed.of(text)
+        return text
 
     @property
     def artifact_root(self) -> Path:

@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import time
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from celery import Celery
 from celery.signals import worker_process_init, worker_ready, worker_shutting_down
@@ -20,7 +20,7 @@ from service.logs import set_up_logging
 from service.queue import CHECK_DATASET, CHECK_ENCODER, FINALISE_AUDIT, SCORE_CHUNK, list_name
 from service.settings import get_settings
 from service.workers import HEARTBEAT_SECONDS, beat
-from worker.board import Board
+from worker.board import TASK, Board, Work
 from worker.device import Device, find_device
 from worker.keeper import Keeper
 from worker.run import Runner
@@ -48,7 +48,11 @@ def create_app() -> Celery:
     keeper = Keeper(context.sessions, board, settings)
 
     def run(method: str, row_id: str) -> None:
-        getattr(runner, method)(UUID(row_id))
+        board.show(Work(os.getpid(), TASK, "", uuid4().hex))
+        try:
+            getattr(runner, method)(UUID(row_id))
+        finally:
+            board.show(None)
 
     for task, method in (
         (CHECK_ENCODER, "check_encoder"),

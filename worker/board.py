@@ -14,18 +14,19 @@ from service.jobs import LeasedModel
 
 SIZE = 4096
 HEADER = 12  # length and checksum
+TASK = "a task"
 MODELS: dict[str, LeasedModel] = {model.__name__: model for model in (Chunk, Audit, Encoder, Dataset)}
 
 
 @dataclass(frozen=True)
 class Work:
-    """A row that a process has.
+    """A row that a process has, or the task that it is at.
 
     Attributes:
         pid: of the process.
-        kind: the name of the row's model.
-        row_id: as hexadecimal digits.
-        owner: of the lease; a new name for each claim.
+        kind: the name of the row's model, or :data:`TASK`.
+        row_id: as hexadecimal digits; empty of a task.
+        owner: of the lease, a new name for each claim; of a task, a new name for each.
         signs: how many signs of progress there were.
         num_done: samples done.
     """
@@ -36,6 +37,11 @@ class Work:
     owner: str
     signs: int = 0
     num_done: int | None = None
+
+    @property
+    def is_task(self) -> bool:
+        """Whether the process is at a task, and has no row (yet)."""
+        return self.kind == TASK
 
     @property
     def model(self) -> LeasedModel:

@@ -22,14 +22,28 @@ class Device:
 
 
 def find_device(setting: str) -> Device:
-    """The device that ``auto``, ``cpu`` or ``cuda[:N]`` stands for here."""
-    name = _best() if setting == "auto" else setting
+    """The device that ``auto``, ``cpu`` or ``cuda[:N]`` stands for here.
+
+    Raises:
+        SystemExit: a GPU is asked for and there is none: the worker would take the audits that need one, and fail them.
+    """
+    if setting == "auto":
+        name = _best()
+    elif setting == "cpu":
+        name = "cpu"
+    elif (name := _ask_torch()) == "cpu":
+        raise SystemExit(
+            f"sslmem: SSLMEM_DEVICE is {setting}, and torch finds no GPU here; expected one, or cpu or auto"
+        )
     return Device(name, (DEFAULT,) if name == "cpu" else QUEUES)
 
 
 def _best() -> str:
-    if not any(Path("/dev").glob("nvidia[0-9]*")):
-        return "cpu"  # torch need not be asked, which takes seconds
+    # Without a driver torch need not be asked, which takes seconds.
+    return _ask_torch() if any(Path("/dev").glob("nvidia[0-9]*")) else "cpu"
+
+
+def _ask_torch() -> str:
     ask = subprocess.run(  # noqa: S603  our own interpreter
         [sys.executable, "-c", ASK_TORCH], capture_output=True, text=True, check=False, timeout=ASK_SECONDS
     )

@@ -23,14 +23,17 @@ class Lease:
     def __init__(self, board: Board, model: LeasedModel, row_id: uuid.UUID, owner: str) -> None:
         self._board = board
         self._work = Work(os.getpid(), model.__name__, row_id.hex, owner)
+        self._before: Work | None = None
         self.conditions: Conditions | None = None
 
     def __enter__(self) -> Self:
+        self._before = self._board.read()
         self._board.show(self._work)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._board.show(None)
+        # The task goes on; of it this is a sign.
+        self._board.show(self._before and replace(self._before, signs=self._before.signs + 1))
 
     def advance(self, num_done: int | None = None) -> None:
         """Shows that the work goes on, and how many samples are done.

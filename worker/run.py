@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+import time
 import uuid
 import weakref
 from collections import Counter, OrderedDict
@@ -17,7 +18,7 @@ from service import chunks, intake, jobs, results
 from service.chunks import ChunkPlan, EncoderFiles, RecordedScore
 from service.claims import claim_next
 from service.context import Context
-from service.database import Session
+from service.database import UNAVAILABLE, Session
 from service.errors import ServiceError
 from service.jobs import LeaseLost
 from service.settings import Settings
@@ -36,6 +37,7 @@ Accept = Callable[[Session, str], None]  # with the session to do it in and the 
 
 WARM_ENCODERS = 8
 MAX_LABELS = 10_000
+MAX_PAUSE_SECONDS = 30.0
 UNEXPECTED = "internal-error"
 
 
@@ -52,6 +54,7 @@ class Runner:
     def __init__(self, settings: Settings, owner: str, board: Board, queues: Sequence[str] = QUEUES) -> None:
         self._settings, self._owner, self._board, self._queues = settings, owner, board, queues
         self._context: Context | None = None
+        self._failures = 0  # unexpected ones, in a row
         self._warm: OrderedDict[EncoderFiles, LoadedEncoder] = OrderedDict()
         self._dataset: tuple[str, OpenDataset] | None = None
         self._close_dataset: Callable[[], object] = lambda: None
@@ -145,7 +148,15 @@ class Runner:
                 "representation_dim": found.representation_dim,
                 "views_per_second": found.views_per_second,
             }
-        return lambda session, owner: intake.accept_encoder(session, store, row.id, owner, values)
+
+        def accept(session: Session, owner: str) -> None:
+            try:
+                intake.accept_encoder(session, store, row.id, owner, values)
+            except LeaseLost:
+                intake.discard_if_deleted(session, store, row.id, str(values["weights_artifact_digest"]))
+                raise
+
+        return accept
 
     def _inspect_dataset(self, row: Dataset, lease: Lease) -> Accept:
         from sslmem.datasets.source import open_dataset  # noqa: PLC0415
@@ -183,6 +194,7 @@ class Runner:
         Encoders and datasets that wait for their check go before it: they take seconds, and an audit waits for them.
         """
         self._check_waiting()
+        self._finalise_waiting()
         context, owner = self.context, self._task_owner()
         plan = claim_next(context.sessions, chunk_id, owner, self._settings.lease_seconds, self._queues)
         if plan is None:
@@ -206,12 +218,28 @@ class Runner:
         except Exception as error:
             logger.exception("chunk %s failed", chunk_id)
             detail = f"scoring failed unexpectedly ({type(error).__name__}: {error}); the worker's log has the details"
-            attempts = self._settings.max_attempts
+            attempts, counts = self._settings.max_attempts, not isinstance(error, UNAVAILABLE)
             with self._if_still_ours(Chunk, chunk_id) as session:
-                chunks.fail_chunk(session, plan, owner, code=UNEXPECTED, detail=detail, max_attempts=attempts)
+                chunks.fail_chunk(
+                    session, plan, owner, code=UNEXPECTED, detail=detail, max_attempts=attempts, counts=counts
+                )
+            self._pause_after_a_failure()
         else:
+            self._failures = 0
             if last:
                 self.finalise_audit(plan.audit_id)
+
+    def _pause_after_a_failure(self) -> None:
+        """Longer after each in a row: a worker that is broken leaves the chunks to those that are not."""
+        self._failures += 1
+        time.sleep(min(2.0**self._failures, MAX_PAUSE_SECONDS))
+
+    def _finalise_waiting(self) -> None:
+        """An audit that only waits to be summarised does not wait for a message behind those of a long one."""
+        with self.context.sessions.begin() as session:
+            waiting = chunks.first_unsummarised(session)
+        if waiting is not None:
+            self.finalise_audit(waiting)
 
     def _check_waiting(self) -> None:
         for model, inspect in ((Encoder, self._inspect_encoder), (Dataset, self._inspect_dataset)):
@@ -223,7 +251,7 @@ class Runner:
     def _score(self, plan: ChunkPlan, lease: Lease) -> list[RecordedScore]:
         from sslmem.scoring import Scorer, pick_device, read_samples  # noqa: PLC0415
 
-        targets, references = ([self._load(files) for files in part] for part in (plan.targets, plan.references))
+        targets, references = ([self._load(files, lease) for files in part] for part in (plan.targets, plan.references))
         roles = dict(plan.entries)
         scores: list[RecordedScore] = []
         device, batch_size = pick_device(self._settings.device), self._settings.batch_size
@@ -264,8 +292,9 @@ class Runner:
             self._close_dataset = weakref.finalize(self, dataset.close)
         return self._dataset[1]
 
-    def _load(self, files: EncoderFiles) -> "LoadedEncoder":
+    def _load(self, files: EncoderFiles, lease: Lease) -> "LoadedEncoder":
         """Loads an encoder, or returns it from among the last few used."""
+        lease.advance()
         from sslmem.encoders.load import load_encoder  # noqa: PLC0415
         from sslmem.scoring import pick_device  # noqa: PLC0415
 

@@ -3,7 +3,9 @@
 import logging
 import signal
 import threading
+import time
 
+from service import retention
 from service.context import Context
 from service.logs import set_up_logging
 from service.settings import get_settings
@@ -15,13 +17,17 @@ logger = logging.getLogger(__name__)
 
 def run(context: Context, stop: threading.Event) -> None:
     """Sweeps until told to stop; a database that is away is waited for."""
+    looked_at = float("-inf")
     while not stop.wait(context.settings.sweep_seconds):
         try:
             with context.sessions.begin() as session:
                 moved = sweep(session, context.queue, context.settings)
             if moved:
                 logger.info("%d rows freed, ended or announced again", moved)
-            context.store.discard_abandoned()
+            if time.monotonic() - looked_at > context.settings.retention_seconds:
+                looked_at = time.monotonic()
+                context.store.discard_abandoned()
+                retention.apply(context)
         except Exception:
             logger.exception("the sweep failed; trying again")
 

@@ -1,7 +1,8 @@
 """scores written as fast as COPY: their order in blocks, no check of each row; evidence kept; index of open chunks
 
-Safe while an older version still serves: its pages by score sort where they followed an index, and audits that it
-summarises have no blocks, for which the new version sorts, too.
+Safe while an older version still serves: its pages by score sort where they followed an index. Audits that it has
+summarised, or summarises yet, have no blocks; pages by score of those sort in every version. To fill the blocks here
+would keep tables locked for as long as all scores take to sort.
 """
 
 import sqlalchemy as sa
@@ -20,21 +21,6 @@ BEGIN
     RETURN NULL;
 END
 $$
-"""
-# The order of audits that have succeeded already: of all roles together, and of each.
-FILL = """
-INSERT INTO score_blocks (audit_id, role, number, first_score, first_position, positions)
-SELECT audit_id, list, place / 256, max(score), (array_agg(position ORDER BY place))[1],
-       array_agg(position ORDER BY place)
-FROM (
-    SELECT s.audit_id, l.list, s.score, s.position,
-           row_number() OVER (PARTITION BY s.audit_id, l.list ORDER BY s.score DESC, s.position) - 1 AS place
-    FROM scores s
-    JOIN audits a ON a.id = s.audit_id AND a.state = 'succeeded'
-    CROSS JOIN LATERAL (VALUES (''), (s.role)) AS l (list)
-    WHERE s.score IS NOT NULL
-) ordered
-GROUP BY audit_id, list, place / 256
 """
 
 
@@ -64,8 +50,9 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("audit_id", "confidence", "fdr", name=op.f("pk_audit_evidence")),
     )
-    op.create_index("ix_chunks_not_done", "chunks", ["audit_id", "number"], postgresql_where=sa.text("state <> 'done'"))
-    op.execute(FILL)
+    op.create_index(
+        "ix_chunks_not_done", "chunks", ["audit_id", "attempts", "number"], postgresql_where=sa.text("state <> 'done'")
+    )
     op.drop_index("ix_scores_audit_id_score", table_name="scores")
     op.drop_index("ix_scores_audit_id_role_score", table_name="scores")
     op.execute(DELETE_SCORES)

@@ -6,7 +6,7 @@ Safe while an older version still serves: only registering roles waits while the
 from alembic import op
 
 revision = "0008"
-down_revision = "0006"
+down_revision = "0007"
 branch_labels = None
 depends_on = None
 

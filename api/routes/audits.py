@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import HTMLResponse, StreamingResponse
 
-from api.deps import AuthorizedRoute, ContextDep, KeyParam, ProjectDep, SessionDep
+from api.deps import AuthorizedRoute, ContextDep, OnceDep, ProjectDep, SessionDep
 from api.errors import already, problems
 from api.export import parquet_stream
 from api.paging import CursorParam, LimitParam, page_of
@@ -18,7 +18,7 @@ from api.render import audit_out, chunk_out
 from api.schemas import AuditBody, AuditOut, ChunkOut, PageOut, ScoreOut
 from models.audit import Audit
 from models.dataset import Dataset
-from service import audits, chunks, idempotency, lifecycle, results
+from service import audits, chunks, lifecycle, results
 from service.context import Context
 from service.database import Session
 from service.deadlines import deadline_of
@@ -38,26 +38,23 @@ def _out(session: Session, context: Context, audit: Audit) -> AuditOut:
     return audit_out(audit, audits.encoders_of(session, audit.id), progress, reason, deadline)
 
 
-@router.post("", status_code=202, responses=already(AuditOut) | problems(400, 404, 409))
+@router.post("", status_code=202, responses=already(AuditOut) | problems(400, 404, 409, 410))
 def request_audit(
     body: AuditBody,
     response: Response,
     session: SessionDep,
     context: ContextDep,
     project: ProjectDep,
-    key: KeyParam = None,
+    once: OnceDep,
 ) -> AuditOut:
     """Requests an audit of targets against references; follow it at `Location`.
 
     The same encoders, dataset, roles and spec again give 200 and the audit there is, unless it failed or was
-    cancelled, or `force` asks for another.
+    cancelled, its scores were deleted, or `force` asks for another.
     """
-    digest = idempotency.digest_of({"route": "audits", **body.model_dump(exclude_unset=True)})
-    known = idempotency.recall(session, project, key, digest)
-    if known is not None:
-        audit, new = audits.get_audit(session, known), False
-    else:
-        audit, new = audits.request_audit(
+
+    def make() -> tuple[Audit, bool]:
+        return audits.request_audit(
             session,
             context.queue,
             context.settings,
@@ -72,7 +69,8 @@ def request_audit(
             worker_queue=body.queue,
             force=body.force,
         )
-        idempotency.remember(session, project, key, digest, audit.id)
+
+    audit, new = once(session, {"route": "audits", **body.model_dump(exclude_unset=True)}, Audit, make)
     response.status_code = 202 if new else 200
     response.headers["Location"] = f"/v1/audits/{audit.id}"
     response.headers["Retry-After"] = "2"
@@ -131,16 +129,34 @@ def resume_audit(audit_id: uuid.UUID, session: SessionDep, context: ContextDep) 
     return _out(session, context, lifecycle.resume(session, context.queue, audit_id))
 
 
-@router.post("/{audit_id}/retry", responses=problems(404, 409))
+@router.post("/{audit_id}/retry", responses=problems(404, 409, 410))
 def retry_audit(audit_id: uuid.UUID, session: SessionDep, context: ContextDep) -> AuditOut:
     """Tries an audit again that failed or was cancelled; only what is missing is computed."""
     return _out(session, context, lifecycle.retry(session, context.queue, audit_id))
 
 
+@router.post("/{audit_id}/keep", responses=problems(404))
+def keep_audit(audit_id: uuid.UUID, session: SessionDep, context: ContextDep) -> AuditOut:
+    """Keeps an audit and its scores: no policy deletes them, and nobody can until it is released."""
+    return _out(session, context, lifecycle.keep(session, audit_id, kept=True))
+
+
+@router.delete("/{audit_id}/keep", responses=problems(404))
+def release_audit(audit_id: uuid.UUID, session: SessionDep, context: ContextDep) -> AuditOut:
+    """Leaves an audit to the policies again."""
+    return _out(session, context, lifecycle.keep(session, audit_id, kept=False))
+
+
 @router.delete("/{audit_id}", status_code=204, responses=problems(404, 409))
-def delete_audit(audit_id: uuid.UUID, session: SessionDep) -> None:
+def delete_audit(audit_id: uuid.UUID, context: ContextDep) -> None:
     """Deletes an audit that has ended, with its scores."""
-    lifecycle.remove_audit(session, audit_id)
+    lifecycle.delete_audit(context.sessions, audit_id)
+
+
+@router.delete("/{audit_id}/scores", status_code=204, responses=problems(404, 409))
+def delete_scores(audit_id: uuid.UUID, context: ContextDep) -> None:
+    """Deletes the scores of an audit that has ended, and the evidence; the summary stays."""
+    lifecycle.delete_scores(context.sessions, audit_id)
 
 
 @router.get("/{audit_id}/summary", responses=problems(404, 409))
@@ -149,7 +165,7 @@ def get_summary(audit_id: uuid.UUID, session: SessionDep) -> Summary:
     return results.summary_of(audits.get_audit(session, audit_id))
 
 
-@router.get("/{audit_id}/evidence", responses=problems(404, 409))
+@router.get("/{audit_id}/evidence", responses=problems(404, 409, 410))
 def get_evidence(
     audit_id: uuid.UUID,
     context: ContextDep,
@@ -162,7 +178,7 @@ def get_evidence(
     return results.evidence_of(context.sessions, audit_id, confidence=confidence, fdr=fdr)
 
 
-@router.get("/{audit_id}/scores", responses=problems(400, 404))
+@router.get("/{audit_id}/scores", responses=problems(400, 404, 410))
 def list_scores(
     audit_id: uuid.UUID,
     session: SessionDep,
@@ -172,9 +188,10 @@ def list_scores(
     cursor: CursorParam = None,
 ) -> PageOut[ScoreOut]:
     """Lists the scores of an audit in pages, also while it runs."""
-    audit = audits.get_audit(session, audit_id)
-    scales = Scales() if audit.summary is None else results.summary_of(audit).scales
     page = results.page_of_scores(session, audit_id, sort=sort, role=role, limit=limit, cursor=cursor)
+    audit = audits.get_audit(session, audit_id)  # after the page, which may have lost rows if they were being deleted
+    results.require_scores(audit)
+    scales = Scales() if audit.summary is None else results.summary_of(audit).scales
     items = [ScoreOut.model_validate(row).model_copy(update=scales.relate(row.score)) for row in page.items]
     return PageOut(items=items, next_cursor=page.next_cursor)
 
@@ -184,12 +201,14 @@ def _attachment(audit_id: uuid.UUID, suffix: str) -> dict[str, str]:
 
 
 @router.get("/{audit_id}/scores.csv", response_class=StreamingResponse, responses={
-    200: {"content": {"text/csv": {"schema": {"type": "string"}}}}, **problems(404, 409)
+    200: {"content": {"text/csv": {"schema": {"type": "string"}}}}, **problems(404, 409, 410)
 })  # fmt: skip
 def get_csv(audit_id: uuid.UUID, context: ContextDep) -> StreamingResponse:
     """The scores of an audit that succeeded, as CSV."""
     with context.sessions.begin() as session:
-        scales = results.summary_of(audits.get_audit(session, audit_id)).scales
+        audit = audits.get_audit(session, audit_id)
+        results.require_scores(audit)
+        scales = results.summary_of(audit).scales
 
     def lines() -> Iterator[str]:
         buffer = io.StringIO()
@@ -209,12 +228,14 @@ def get_csv(audit_id: uuid.UUID, context: ContextDep) -> StreamingResponse:
 
 @router.get("/{audit_id}/scores.parquet", response_class=StreamingResponse, responses={
     200: {"content": {"application/vnd.apache.parquet": {"schema": {"type": "string", "format": "binary"}}}},
-    **problems(404, 409),
+    **problems(404, 409, 410),
 })  # fmt: skip
 def get_parquet(audit_id: uuid.UUID, context: ContextDep) -> StreamingResponse:
     """The scores of an audit that succeeded, as Parquet."""
     with context.sessions.begin() as session:
-        summary = results.summary_of(audits.get_audit(session, audit_id))
+        audit = audits.get_audit(session, audit_id)
+        results.require_scores(audit)
+        summary = results.summary_of(audit)
     return StreamingResponse(
         parquet_stream(context, audit_id, summary),
         media_type="application/vnd.apache.parquet",
@@ -222,11 +243,12 @@ def get_parquet(audit_id: uuid.UUID, context: ContextDep) -> StreamingResponse:
     )
 
 
-@router.get("/{audit_id}/report", response_class=HTMLResponse, responses=problems(404, 409))
+@router.get("/{audit_id}/report", response_class=HTMLResponse, responses=problems(404, 409, 410))
 def get_report(audit_id: uuid.UUID, context: ContextDep) -> HTMLResponse:
     """The report of an audit that succeeded, as one HTML file that needs nothing else."""
     with context.sessions.begin() as session:
         audit = audits.get_audit(session, audit_id)
+        results.require_scores(audit)
         summary = results.summary_of(audit)
         digest = session.get_one(Dataset, audit.dataset_id).artifact_digest
         title = f"Audit {audit.name}"

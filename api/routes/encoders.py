@@ -7,16 +7,18 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from api.deps import AuthorizedRoute, ContextDep, SessionDep
+from api.deps import AuthorizedRoute, ContextDep, Once, OnceDep, SessionDep
 from api.errors import already, problems
 from api.paging import CursorParam, LimitParam, page_of
 from api.polling import WaitParam, poll
 from api.render import encoder_out
 from api.schemas import Architecture, EncoderBody, EncoderOut, Method, Name, PageOut
-from api.upload import raw_body, receive
+from api.upload import raw_body, received
 from models.encoder import Encoder
-from service import intake
+from service import intake, usage
+from service.artifacts import IncomingArtifact
 from service.context import Context
+from service.database import Session
 from service.errors import InvalidRequest
 
 router = APIRouter(prefix="/v1/encoders", tags=["encoders"], route_class=AuthorizedRoute)
@@ -27,13 +29,14 @@ ChannelsParam = Annotated[str | None, Query(description="Three numbers for red, 
 @router.put(
     "",
     status_code=201,
-    responses=already(EncoderOut) | problems(400, 413),
+    responses=already(EncoderOut) | problems(400, 410, 413),
     openapi_extra=raw_body("application/octet-stream"),
 )
 async def upload_encoder(
     request: Request,
     response: Response,
     context: ContextDep,
+    once: OnceDep,
     name: Annotated[Name, Query()] = "encoder",
     architecture: Annotated[Architecture | None, Query()] = None,
     input_size: Annotated[int | None, Query(ge=1, le=2048)] = None,
@@ -54,24 +57,36 @@ async def upload_encoder(
         "method": method,
         **{key: value for key, value in settings.items() if value is not None},
     }
-    digest, _ = await receive(request, context.store, context.settings.max_encoder_bytes)
-    body = EncoderBody.model_validate({**fields, "artifact_digest": digest})
-    return await run_in_threadpool(_register, context, body, response)
+    async with received(request, context.store, context.settings.max_encoder_bytes) as artifact:
+        body = EncoderBody.model_validate({**fields, "artifact_digest": artifact.digest})
+        return await run_in_threadpool(_register, context, body, response, once, artifact)
 
 
-@router.post("", status_code=201, responses=already(EncoderOut) | problems(400, 404))
-def register_encoder(body: EncoderBody, response: Response, context: ContextDep) -> EncoderOut:
+@router.post("", status_code=201, responses=already(EncoderOut) | problems(400, 404, 410))
+def register_encoder(body: EncoderBody, response: Response, context: ContextDep, once: OnceDep) -> EncoderOut:
     """Registers an encoder whose file the service holds already; ask with `HEAD /v1/artifacts/{digest}`."""
-    return _register(context, body, response)
+    return _register(context, body, response, once)
 
 
-def _register(context: Context, body: EncoderBody, response: Response) -> EncoderOut:
+def _register(
+    context: Context, body: EncoderBody, response: Response, once: Once, upload: IncomingArtifact | None = None
+) -> EncoderOut:
     with context.sessions.begin() as session:
-        encoder, new = intake.register(session, context.queue, context.store, Encoder, body.model_dump())
-        answer = encoder_out(encoder, intake.reason_of(session, encoder))
+
+        def make() -> tuple[Encoder, bool]:
+            if upload is not None:
+                intake.store_upload(session, upload)
+            return intake.register(session, context.queue, context.store, Encoder, body.model_dump())
+
+        encoder, new = once(session, {"route": "encoders", **body.model_dump()}, Encoder, make)
+        answer = _out(session, encoder)
     response.status_code = 201 if new else 200
     response.headers["Location"] = answer.links["self"]
     return answer
+
+
+def _out(session: Session, row: Encoder) -> EncoderOut:
+    return encoder_out(row, intake.reason_of(session, row), usage.num_audits(session, Encoder, [row.id])[row.id])
 
 
 def _channels(name: str, text: str | None) -> list[float] | None:
@@ -90,7 +105,9 @@ def _channels(name: str, text: str | None) -> list[float] | None:
 def list_encoders(session: SessionDep, limit: LimitParam = 100, cursor: CursorParam = None) -> PageOut[EncoderOut]:
     """Lists the encoders, newest first."""
     rows, next_cursor = page_of(session, Encoder, limit, cursor)
-    return PageOut(items=[encoder_out(row, intake.reason_of(session, row)) for row in rows], next_cursor=next_cursor)
+    counts = usage.num_audits(session, Encoder, [row.id for row in rows])
+    items = [encoder_out(row, intake.reason_of(session, row), counts[row.id]) for row in rows]
+    return PageOut(items=items, next_cursor=next_cursor)
 
 
 @router.get("/{encoder_id}", responses=problems(404))
@@ -99,8 +116,7 @@ async def get_encoder(encoder_id: uuid.UUID, context: ContextDep, wait: WaitPara
 
     def look() -> EncoderOut:
         with context.sessions.begin() as session:
-            row = intake.get(session, Encoder, encoder_id)
-            return encoder_out(row, intake.reason_of(session, row))
+            return _out(session, intake.get(session, Encoder, encoder_id))
 
     return await poll(look, lambda _, now: now.state in ("ready", "refused"), wait)
 

@@ -1,16 +1,35 @@
-"""``/v1/health``, ``/v1/limits``, ``/v1/workers``, ``/v1/queues`` and ``/v1/artifacts``."""
+"""``/v1/health``, ``/v1/limits``, ``/v1/workers``, ``/v1/queues``, and what is stored for how long."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Response
+from pydantic import TypeAdapter
 
 from api.deps import AuthorizedRoute, ContextDep, SessionDep
 from api.errors import problems
+from api.paging import CursorParam, LimitParam
 from api.render import worker_out
-from api.schemas import Health, Limits, PageOut, QueueOut, WorkerOut
+from api.schemas import (
+    ArtifactOut,
+    Digest,
+    DueOut,
+    Health,
+    Limits,
+    PageOut,
+    QueueOut,
+    RetentionOut,
+    StorageOut,
+    WorkerOut,
+)
+from service import retention
+from service.cursors import decode_cursor, encode_cursor
 from service.health import broker_answers, database_answers
+from service.storage import storage
+from service.usage import page_of_artifacts
 from service.workers import list_workers, queues
 from sslmem import __version__
+
+_AFTER: TypeAdapter[tuple[Digest]] = TypeAdapter(tuple[Digest])
 
 public = APIRouter(prefix="/v1", tags=["operations"])
 router = APIRouter(prefix="/v1", tags=["operations"], route_class=AuthorizedRoute)
@@ -46,6 +65,37 @@ def get_workers(session: SessionDep) -> PageOut[WorkerOut]:
 def get_queues(session: SessionDep) -> PageOut[QueueOut]:
     """How much waits for workers by queue, how many of them there are, and why nothing moves if so."""
     return PageOut(items=[QueueOut.model_validate(queue) for queue in queues(session)])
+
+
+@router.get("/artifacts", responses=problems(400))
+def list_artifacts(
+    session: SessionDep, context: ContextDep, limit: LimitParam = 100, cursor: CursorParam = None
+) -> PageOut[ArtifactOut]:
+    """Lists the stored files by digest: how many encoders, datasets and audits need each, and since when none."""
+    after = decode_cursor(cursor, _AFTER)[0] if cursor else None
+    rows, more = page_of_artifacts(session, context.store, limit, after)
+    items = [ArtifactOut.model_validate(row) for row in rows]
+    return PageOut(items=items, next_cursor=encode_cursor(more) if more else None)
+
+
+@router.get("/storage", responses=problems())
+def get_storage(session: SessionDep, context: ContextDep) -> StorageOut:
+    """How much is stored: files by kind, rows by table, and the room that is left."""
+    return StorageOut.model_validate(storage(session, context.store))
+
+
+@router.get("/retention", responses=problems())
+def get_retention(session: SessionDep, context: ContextDep, limit: LimitParam = 100) -> RetentionOut:
+    """The policies, and what they will delete next and when; asking deletes nothing."""
+    settings = context.settings
+    return RetentionOut(
+        keep_scores_days=settings.keep_scores_days,
+        keep_audits_days=settings.keep_audits_days,
+        keep_unused_days=settings.keep_unused_days,
+        keep_unnamed_files_days=retention.UNNAMED_SECONDS / retention.DAY,
+        num_audits_kept=retention.num_kept(session),
+        items=[DueOut.model_validate(due) for due in retention.upcoming(session, context.store, settings, limit)],
+    )
 
 
 @router.head("/artifacts/{digest}", responses=problems(400, 404))

@@ -4,12 +4,12 @@ import uuid
 
 from fastapi import APIRouter, Response
 
-from api.deps import AuthorizedRoute, ContextDep, KeyParam, ProjectDep, SessionDep
+from api.deps import AuthorizedRoute, ContextDep, OnceDep, ProjectDep, SessionDep
 from api.errors import already, problems
 from api.paging import CursorParam, LimitParam, page_of
 from api.schemas import AttemptOut, DeliveryOut, NewWebhook, PageOut, WebhookBody, WebhookOut
 from models.webhook import Webhook, WebhookDelivery
-from service import idempotency, webhooks
+from service import webhooks
 from service.addresses import Allowed
 from service.database import Session
 
@@ -32,27 +32,26 @@ def _out(session: Session, *deliveries: WebhookDelivery) -> list[DeliveryOut]:
     ]
 
 
-@router.post("", status_code=201, responses=already(NewWebhook) | problems(400, 409))
+@router.post("", status_code=201, responses=already(NewWebhook) | problems(400, 409, 410))
 def add_webhook(
     body: WebhookBody,
     response: Response,
     session: SessionDep,
     context: ContextDep,
     project: ProjectDep,
-    key: KeyParam = None,
+    once: OnceDep,
 ) -> NewWebhook:
     """Adds a webhook: its URL is told when an audit of the project ends. The answer alone shows its secret.
 
     Deliveries are signed as Standard Webhooks says; any of its libraries verifies them with the secret.
     """
-    digest = idempotency.digest_of({"route": "webhooks", **body.model_dump()})
-    known = idempotency.recall(session, project, key, digest)
-    if known is not None:
-        response.status_code = 200
-        return NewWebhook.model_validate(webhooks.get(session, project, known))
     allowed = Allowed.of(context.settings.webhook_allow)
-    webhook = webhooks.add(session, project, body.url, body.events, allowed)
-    idempotency.remember(session, project, key, digest, webhook.id)
+
+    def make() -> tuple[Webhook, bool]:
+        return webhooks.add(session, project, body.url, body.events, allowed), True
+
+    webhook, new = once(session, {"route": "webhooks", **body.model_dump()}, Webhook, make)
+    response.status_code = 201 if new else 200
     response.headers["Location"] = f"/v1/webhooks/{webhook.id}"
     return NewWebhook.model_validate(webhook)
 
@@ -78,10 +77,18 @@ def delete_webhook(webhook_id: uuid.UUID, session: SessionDep, project: ProjectD
     webhooks.remove(session, project, webhook_id)
 
 
-@router.post("/{webhook_id}/test", status_code=202, responses=problems(404, 409))
-def ping_webhook(webhook_id: uuid.UUID, session: SessionDep, project: ProjectDep) -> DeliveryOut:
+@router.post("/{webhook_id}/test", status_code=202, responses=already(DeliveryOut) | problems(404, 409, 410))
+def ping_webhook(
+    webhook_id: uuid.UUID, response: Response, session: SessionDep, project: ProjectDep, once: OnceDep
+) -> DeliveryOut:
     """Delivers an event `webhook.ping`, to try whether it arrives."""
-    return _out(session, webhooks.ping(session, project, webhook_id))[0]
+
+    def make() -> tuple[WebhookDelivery, bool]:
+        return webhooks.ping(session, project, webhook_id), True
+
+    delivery, new = once(session, {"route": "webhooks/test", "webhook": webhook_id}, WebhookDelivery, make)
+    response.status_code = 202 if new else 200
+    return _out(session, delivery)[0]
 
 
 @router.get("/{webhook_id}/deliveries", responses=problems(400, 404))

@@ -7,13 +7,14 @@ import socket
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from tests.e2e.conftest import House
-from tests.support.auditing import Uploaded, ended, in_the_middle, scored_samples
+from tests.support.auditing import AUDIT_SECONDS, Uploaded, ended, in_the_middle, scored_samples
 from tests.support.materials import EncoderFile, Material
 from tests.support.processes import ROOT, Service, command, environment, gone
 from tests.support.waiting import eventually
@@ -105,6 +106,35 @@ def attempts_of(service: Service, audit_id: str) -> list[int]:
     with psycopg.connect(f"postgresql://sslmem:{password}@127.0.0.1:{option.removeprefix('port=')}/sslmem") as database:
         found = database.execute("SELECT attempts FROM chunks WHERE audit_id = %s", (audit_id,)).fetchall()
     return [attempts for (attempts,) in found]
+
+
+def test_rolling_restart_of_every_program_goes_unnoticed(
+    service: Service, uploaded: Uploaded, many_images: Material
+) -> None:
+    audit_id = in_the_middle(service, uploaded)
+    states, numbers = list[str](), list[int]()
+
+    def follow() -> None:
+        with service.client() as client:
+            states.extend(audit["state"] for audit in client.follow(audit_id))
+
+    def listen() -> None:
+        with service.client() as client:
+            numbers.extend(event["number"] for event in client.events(audit_id) if "number" in event)
+
+    with ThreadPoolExecutor(2) as pool:
+        watchers = [pool.submit(follow), pool.submit(listen)]
+        for name in ("worker", "api", "sweeper"):
+            process = service.program(name)
+            process.terminate()
+            eventually(lambda name=name, pid=process.pid: service.pid(name) != pid)  # type: ignore[misc]
+        for watcher in watchers:
+            watcher.result(AUDIT_SECONDS)
+    assert states[-1] == "succeeded"
+    assert set(states) <= {"running", "finalising", "succeeded"}
+    assert numbers == list(range(1, len(numbers) + 1)), "no event is missing, and none came twice"
+    assert attempts_of(service, audit_id) == [1] * 6
+    assert scored_samples(service, audit_id) == sorted(many_images.paths)
 
 
 def test_sigterm_stops_everything_in_order_and_loses_nothing(

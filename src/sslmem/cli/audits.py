@@ -9,7 +9,7 @@ from uuid import UUID
 import typer
 
 from sslmem.cli.connection import Token, Url, connect
-from sslmem.cli.options import load_recipe, samples_progress, stderr
+from sslmem.cli.options import Yes, confirm, load_recipe, samples_progress, stderr
 from sslmem.cli.tables import print_resources, print_summary
 from sslmem.client.http import Client
 from sslmem.errors import RequestRefused
@@ -175,8 +175,31 @@ def retry(audit_id: UUID, url: Url = None, token: Token = None) -> None:
 
 
 @app.command()
-def delete(audit_id: UUID, url: Url = None, token: Token = None) -> None:
+def keep(audit_id: UUID, url: Url = None, token: Token = None) -> None:
+    """Keeps an audit and its scores: no policy deletes them, and nobody can until it is released."""
+    with connect(url, token) as client:
+        print(client.request("POST", f"/v1/audits/{audit_id}/keep").json()["kept_at"])
+
+
+@app.command()
+def release(audit_id: UUID, url: Url = None, token: Token = None) -> None:
+    """Leaves an audit that was kept to the policies again."""
+    with connect(url, token) as client:
+        client.request("DELETE", f"/v1/audits/{audit_id}/keep")
+
+
+@app.command("delete-scores")
+def delete_scores(audit_id: UUID, yes: Yes = False, url: Url = None, token: Token = None) -> None:
+    """Deletes the scores and the evidence of an audit that has ended; its summary stays."""
+    confirm(f"the scores of the audit {audit_id}", yes=yes)
+    with connect(url, token) as client:
+        client.request("DELETE", f"/v1/audits/{audit_id}/scores")
+
+
+@app.command()
+def delete(audit_id: UUID, yes: Yes = False, url: Url = None, token: Token = None) -> None:
     """Deletes an audit that has ended, with its scores."""
+    confirm(f"the audit {audit_id} with its scores", yes=yes)
     with connect(url, token) as client:
         client.request("DELETE", f"/v1/audits/{audit_id}")
 

@@ -8,6 +8,7 @@ import typer
 
 from sslmem.cli.connection import Token, Url, connect, folder_size, upload_progress
 from sslmem.cli.inspect_dataset import inspect_dataset
+from sslmem.cli.options import Yes, confirm
 from sslmem.cli.tables import print_resources
 
 app = typer.Typer(
@@ -50,11 +51,27 @@ def roles(
 def list_datasets(url: Url = None, token: Token = None) -> None:
     """Lists the datasets of the service, newest first."""
     with connect(url, token) as client:
-        print_resources(client.items("/v1/datasets"), ("id", "name", "state", "num_samples"))
+        print_resources(client.items("/v1/datasets"), ("id", "name", "state", "num_samples", "num_audits"))
 
 
 @app.command()
-def delete(dataset_id: UUID, url: Url = None, token: Token = None) -> None:
-    """Deletes a dataset that no audit uses."""
+def delete(dataset_id: UUID, yes: Yes = False, url: Url = None, token: Token = None) -> None:
+    """Deletes a dataset that no audit uses, with its files."""
+    confirm(f"the dataset {dataset_id}", yes=yes)
     with connect(url, token) as client:
         client.request("DELETE", f"/v1/datasets/{dataset_id}")
+
+
+@app.command("list-roles")
+def list_roles(dataset_id: UUID, url: Url = None, token: Token = None) -> None:
+    """Lists the tables of roles of a dataset, newest first."""
+    with connect(url, token) as client:
+        print_resources(client.items(f"/v1/datasets/{dataset_id}/roles"), ("id", "name", "num_samples", "num_audits"))
+
+
+@app.command("delete-roles")
+def delete_roles(dataset_id: UUID, role_set_id: UUID, yes: Yes = False, url: Url = None, token: Token = None) -> None:
+    """Deletes a table of roles that no audit uses."""
+    confirm(f"the table of roles {role_set_id}", yes=yes)
+    with connect(url, token) as client:
+        client.request("DELETE", f"/v1/datasets/{dataset_id}/roles/{role_set_id}")

@@ -7,7 +7,7 @@ from uuid import UUID
 import typer
 
 from sslmem.cli.connection import Token, Url, connect, upload_progress
-from sslmem.cli.options import three_numbers
+from sslmem.cli.options import Yes, confirm, three_numbers
 from sslmem.cli.tables import print_resources
 
 app = typer.Typer(no_args_is_help=True, help="Push, list and delete encoders of a service.")
@@ -49,11 +49,14 @@ def push(
 def list_encoders(url: Url = None, token: Token = None) -> None:
     """Lists the encoders of the service, newest first."""
     with connect(url, token) as client:
-        print_resources(client.items("/v1/encoders"), ("id", "name", "state", "architecture", "input_size"))
+        print_resources(
+            client.items("/v1/encoders"), ("id", "name", "state", "architecture", "input_size", "num_audits")
+        )
 
 
 @app.command()
-def delete(encoder_id: UUID, url: Url = None, token: Token = None) -> None:
-    """Deletes an encoder that no audit uses."""
+def delete(encoder_id: UUID, yes: Yes = False, url: Url = None, token: Token = None) -> None:
+    """Deletes an encoder that no audit uses, with its files."""
+    confirm(f"the encoder {encoder_id}", yes=yes)
     with connect(url, token) as client:
         client.request("DELETE", f"/v1/encoders/{encoder_id}")

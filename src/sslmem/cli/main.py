@@ -14,6 +14,7 @@ from sslmem.cli.inspect import inspect
 from sslmem.cli.merge import merge
 from sslmem.cli.policy import check_policy
 from sslmem.cli.score import score
+from sslmem.cli.storage import retention, storage
 from sslmem.cli.tables import print_resources
 from sslmem.cli.verify import verify
 from sslmem.errors import SslmemError
@@ -35,6 +36,8 @@ app.command("merge")(merge)
 app.command("gate")(gate)
 app.command("verify")(verify)
 app.command("check-policy")(check_policy)
+app.command("storage")(storage)
+app.command("retention")(retention)
 app.add_typer(encoders.app, name="encoders")
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(audits.app, name="audits")

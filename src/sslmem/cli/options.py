@@ -1,13 +1,15 @@
 """Parsers and helpers that several commands share."""
 
 import math
+import sys
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from sslmem.errors import RecipeError
+from sslmem.errors import RecipeError, RequestRefused
 from sslmem.recipe import RECIPES, Recipe
 
 stderr = Console(stderr=True, markup=False)
@@ -74,6 +76,23 @@ def load_recipe(name_or_file: str) -> Recipe:
         return Recipe.from_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"the recipe {path} is not readable: {error}") from error
+
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+def confirm(what: str, *, yes: bool) -> None:
+    """Asks whether to delete; without a terminal to ask at, ``--yes`` must have said so.
+
+    Raises:
+        RequestRefused: the answer is no.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise typer.BadParameter(f"expected --yes to delete {what}, since there is no terminal to ask at")
+    if not typer.confirm(f"Delete {what}? It cannot be brought back.", err=True):
+        raise RequestRefused("nothing was deleted")
 
 
 def samples_progress() -> Progress:

@@ -20,7 +20,7 @@ def add(
 ) -> None:
     """Adds a webhook and prints its id, and the secret that its deliveries are verified with, this once."""
     with connect(url, token) as client:
-        webhook = client.json("POST", "/v1/webhooks", json={"url": address} | ({"events": event} if event else {}))
+        webhook = client.create("POST", "/v1/webhooks", json={"url": address} | ({"events": event} if event else {}))
     print(webhook["id"], webhook["secret"])
 
 
@@ -52,7 +52,7 @@ def log(webhook_id: UUID, url: Url = None, token: Token = None) -> None:
 def ping(webhook_id: UUID, url: Url = None, token: Token = None) -> None:
     """Delivers an event webhook.ping; the log shows whether it arrived."""
     with connect(url, token) as client:
-        print(client.json("POST", f"/v1/webhooks/{webhook_id}/test")["id"])
+        print(client.create("POST", f"/v1/webhooks/{webhook_id}/test")["id"])
 
 
 @app.command()

@@ -6,6 +6,7 @@ import json as jsonlib
 import re
 import tempfile
 import time
+import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ WAIT_SECONDS = 20
 # How long a service that is awaited may be away, and how often it is asked meanwhile.
 PATIENCE_SECONDS = 60.0
 PAUSE_SECONDS = 1.0
+# The connection was there, so the request may have been carried out.
+LOST = (httpx.ReadError, httpx.ReadTimeout, httpx.WriteError, httpx.WriteTimeout, httpx.RemoteProtocolError)
 TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 
 
@@ -98,6 +101,31 @@ class Client:
             raise ServiceUnreachable(f"what answers at {self.url} is not an sslmem service; name another with --url")
         return answer
 
+    def create(self, method: str, path: str, *, body: Callable[[], Any] | None = None, **options: Any) -> Json:  # noqa: ANN401
+        """Sends a request that makes something, with a key; when the answer is lost, again with the same key.
+
+        So nothing is made twice, whether or not the first request arrived. A service that is not there at all is an
+        error at once.
+
+        Args:
+            method: of HTTP.
+            path: of the collection.
+            body: gives the content, anew for each time that it is sent.
+            **options: as for :meth:`request`.
+        """
+        headers = {**options.pop("headers", {}), "Idempotency-Key": f'"{uuid.uuid4()}"'}
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        sent = False
+        while True:
+            content = {} if body is None else {"content": body()}
+            try:
+                return self.json(method, path, headers=headers, **content, **options)
+            except ServiceUnreachable as error:
+                sent = sent or isinstance(error.__cause__, LOST)
+                if not sent or time.monotonic() > deadline:
+                    raise
+                time.sleep(PAUSE_SECONDS)
+
     def get(self, path: str, **params: Any) -> Json:  # noqa: ANN401
         """Returns the JSON object at a path."""
         return self.json("GET", path, params=params)
@@ -153,11 +181,12 @@ class Client:
 
     def push_roles(self, dataset_id: str, table: str | bytes, *, name: str | None = None) -> Json:
         """Registers a table of roles for a dataset: CSV, JSON lines or Parquet."""
-        return self.json(
+        content = table.encode() if isinstance(table, str) else table
+        return self.create(
             "PUT",
             f"/v1/datasets/{dataset_id}/roles",
             params={"name": name} if name else {},
-            content=table.encode() if isinstance(table, str) else table,
+            body=lambda: content,
             headers={"Content-Type": "application/octet-stream"},
         )
 
@@ -176,15 +205,24 @@ class Client:
                 digest.update(block)
         name = f"sha256:{digest.hexdigest()}"
         if self.has_artifact(name):
-            advance(path.stat().st_size)
-            return self.json("POST", collection, json={**settings, "artifact_digest": name})
+            try:
+                resource = self.create("POST", collection, json={**settings, "artifact_digest": name})
+            except RequestRefused as error:
+                if "[artifact-not-found," not in error.detail:  # deleted since; then it is sent after all
+                    raise
+            else:
+                advance(path.stat().st_size)
+                return resource
         params = {k: ",".join(map(str, v)) if isinstance(v, list) else v for k, v in settings.items()}
         headers = {
             "Content-Type": "application/octet-stream",
             "Content-Length": str(path.stat().st_size),
             "Content-Digest": f"sha-256=:{base64.b64encode(digest.digest()).decode()}:",
         }
-        return self.json("PUT", collection, params=params, content=_blocks(path, advance), headers=headers)
+        progress = _Progress(advance)
+        return self.create(
+            "PUT", collection, params=params, body=lambda: _blocks(path, progress.restart()), headers=headers
+        )
 
     def _wait(self, resource: Json) -> Json:
         while resource["state"] not in ("ready", "refused"):
@@ -198,7 +236,7 @@ class Client:
 
     def request_audit(self, **body: Any) -> Json:  # noqa: ANN401
         """Requests an audit; see the service's documentation for the fields."""
-        return self.json("POST", "/v1/audits", json=body)
+        return self.create("POST", "/v1/audits", json=body)
 
     def follow(self, audit_id: str) -> Iterator[Json]:
         """Yields the audit's state every second and whenever it changes, the last time when it has ended."""
@@ -266,6 +304,23 @@ class Client:
             raise ServiceUnreachable(f"the download from {self.url}{path} broke off ({error})") from error
         finally:
             part.unlink(missing_ok=True)
+
+
+class _Progress:
+    """Counts what is sent, and takes it back when it is sent again."""
+
+    def __init__(self, advance: Advance) -> None:
+        self._advance, self._sent = advance, 0
+
+    def restart(self) -> Advance:
+        if self._sent:
+            self._advance(-self._sent)
+            self._sent = 0
+        return self._add
+
+    def _add(self, count: int) -> None:
+        self._sent += count
+        self._advance(count)
 
 
 def _blocks(path: Path, advance: Advance) -> Iterator[bytes]:

@@ -153,7 +153,7 @@ def test_a_key_with_another_request_is_refused(client: TestClient, body: dict[st
     key = {"Idempotency-Key": "release 7"}
     client.post("/v1/audits", json=body, headers=key)
     refused = client.post("/v1/audits", json={**body, "spec": {"views": 6}}, headers=key)
-    assert "came with another request before" in problem(refused, 409, "idempotency-key-reused")["detail"]
+    assert "came with another request before" in problem(refused, 422, "idempotency-key-reused")["detail"]
 
 
 def test_keys_of_other_projects_are_other_keys(client: TestClient, context: Context, body: dict[str, Any]) -> None:

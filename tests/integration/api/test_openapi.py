@@ -107,6 +107,23 @@ def test_routes_below_an_id_document_that_it_may_not_be_there(document: dict[str
             assert "404" in operation["responses"], (method, path)
 
 
+# Delivers what is there once more; nothing is made.
+NOT_CREATING = {"/v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver"}
+
+
+def test_every_creating_request_takes_a_key_and_says_what_comes_of_it(document: dict[str, Any]) -> None:
+    creating = [
+        (path, operation)
+        for path, method, operation in operations(document)
+        if method in ("put", "post") and {"201", "202"} & set(operation["responses"]) and path not in NOT_CREATING
+    ]
+    assert len(creating) >= 8
+    for path, operation in creating:
+        names = {(p["in"], p["name"]) for p in operation["parameters"]}
+        assert ("header", "Idempotency-Key") in names, path
+        assert {"200", "410", "422"} <= set(operation["responses"]), path
+
+
 def test_uploads_document_their_bodies_and_their_limits(document: dict[str, Any]) -> None:
     uploads = [(path, operation) for path, method, operation in operations(document) if method == "put"]
     assert len(uploads) == 3

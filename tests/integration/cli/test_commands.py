@@ -1,6 +1,7 @@
 """``sslmem encoders``, ``datasets`` and ``audits`` as people type them."""
 
 import csv
+import io
 import json
 import uuid
 from pathlib import Path
@@ -104,12 +105,12 @@ def test_audit_that_waits_says_why(sslmem: Run, context: Context) -> None:
 
 def test_audit_is_cancelled_and_deleted(sslmem: Run, context: Context) -> None:
     audit = rows.request_audit(context)
-    assert "[audit-not-ended, HTTP 409]" in sslmem("audits", "delete", audit.id).line
+    assert "[audit-not-ended, HTTP 409]" in sslmem("audits", "delete", "--yes", audit.id).line
     assert sslmem("audits", "cancel", audit.id).out == "cancelled\n"
     assert sslmem("audits", "follow", audit.id).line == (
         f"sslmem: audit {audit.id}: the audit was cancelled [cancelled] [request-refused]\n"
     )
-    assert sslmem("audits", "delete", audit.id).status == 0
+    assert sslmem("audits", "delete", "--yes", audit.id).status == 0
     assert "[audit-not-found, HTTP 404]" in sslmem("audits", "show", audit.id).line
 
 
@@ -146,11 +147,11 @@ def test_failed_audit_is_one_line_with_its_sentence(sslmem: Run, context: Contex
 
 def test_encoder_and_dataset_are_deleted(sslmem: Run, context: Context) -> None:
     audit = rows.request_audit(context)
-    assert "[in-use, HTTP 409]" in sslmem("datasets", "delete", audit.dataset_id).line
+    assert "[in-use, HTTP 409]" in sslmem("datasets", "delete", "--yes", audit.dataset_id).line
     with context.sessions.begin() as session:
         encoder = rows.add_encoder(session)
-    assert sslmem("encoders", "delete", encoder.id).status == 0
-    assert "[encoder-not-found, HTTP 404]" in sslmem("encoders", "delete", encoder.id).line
+    assert sslmem("encoders", "delete", "--yes", encoder.id).status == 0
+    assert "[encoder-not-found, HTTP 404]" in sslmem("encoders", "delete", "--yes", encoder.id).line
 
 
 # What can be in the way
@@ -221,3 +222,61 @@ def test_misuse_is_explained_with_status_2(sslmem: Run, arguments: tuple[str, ..
     assert ended.status == 2
     assert "Usage: " in ended.err
     assert "Traceback" not in ended.err
+
+
+def test_deleting_asks_first(sslmem: Run, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    audit = rows.succeeded_audit(context)
+    for terminal, answer, words in (
+        (False, "", "expected --yes to delete the audit"),
+        (True, "n\n", "nothing was deleted"),
+    ):
+        monkeypatch.setattr("sys.stdin", _Typed(answer, terminal=terminal))
+        ended = sslmem("audits", "delete", audit.id)
+        assert ended.status == 2
+        assert words in ended.err
+    assert sslmem("audits", "show", audit.id).status == 0
+    monkeypatch.setattr("sys.stdin", _Typed("y\n", terminal=True))
+    assert sslmem("audits", "delete", audit.id).status == 0
+    assert "[audit-not-found, HTTP 404]" in sslmem("audits", "show", audit.id).line
+
+
+class _Typed(io.StringIO):
+    """What somebody types."""
+
+    def __init__(self, text: str, *, terminal: bool) -> None:
+        super().__init__(text)
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+
+def test_audit_is_kept_released_and_loses_its_scores(sslmem: Run, context: Context, tmp_path: Path) -> None:
+    audit = rows.succeeded_audit(context)
+    assert sslmem("audits", "keep", audit.id).status == 0
+    assert "[audit-kept, HTTP 409]" in sslmem("audits", "delete-scores", "--yes", audit.id).line
+    assert sslmem("audits", "release", audit.id).status == 0
+    assert sslmem("audits", "delete-scores", "--yes", audit.id).status == 0
+    out = tmp_path / "scores.csv"
+    assert "[scores-deleted, HTTP 410]" in sslmem("audits", "scores", audit.id, "--out", out).line
+    assert "score spec" in sslmem("audits", "show", audit.id).out
+
+
+def test_roles_are_listed_and_deleted(sslmem: Run, context: Context) -> None:
+    audit = rows.succeeded_audit(context)
+    assert str(audit.role_set_id) in sslmem("datasets", "list-roles", audit.dataset_id).out
+    delete = ("datasets", "delete-roles", "--yes", audit.dataset_id, audit.role_set_id)
+    assert "[in-use, HTTP 409]" in sslmem(*delete).line
+    sslmem("audits", "delete", "--yes", audit.id)
+    assert sslmem(*delete).status == 0
+    assert str(audit.role_set_id) not in sslmem("datasets", "list-roles", audit.dataset_id).out
+
+
+def test_storage_and_retention_are_shown(sslmem: Run, context: Context) -> None:
+    digest = rows.store(context, bytes(2048))
+    assert sslmem("storage").out.splitlines()[4].split() == ["unnamed", "1", "2.0", "KiB"]
+    lines = sslmem("retention").out.splitlines()
+    assert lines[0] == "scores of audits that have ended: for ever"
+    assert lines[3] == "files that nothing names: 1 days"
+    assert lines[4] == "audits that are kept whatever the policies say: 0"
+    assert digest in lines[-1]

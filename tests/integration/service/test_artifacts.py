@@ -140,3 +140,31 @@ def test_upload_cut_off_with_its_process_is_removed_in_the_end(store: ArtifactSt
         store.discard_abandoned()
         assert (fresh.path.exists(), old.path.exists()) == (True, False)
     assert files_in(store) == [store.path(kept)]
+
+
+def test_files_come_in_the_order_of_their_digests_and_from_any_of_them_on(store: ArtifactStore) -> None:
+    digests = sorted(put(store, bytes([n])) for n in range(60))  # some of them in one folder
+    assert [file.digest for file in store.files()] == digests
+    assert {file.num_bytes for file in store.files()} == {1}
+    for n, digest in enumerate(digests):
+        assert [file.digest for file in store.files(digest)] == digests[n + 1 :]
+
+
+def test_other_files_in_the_folder_are_no_artifacts(store: ArtifactStore) -> None:
+    digest = put(store, b"abcd")
+    (store.path(digest).parent / "notes.txt").write_text("x")
+    with store.incoming(100) as artifact:
+        artifact.write(b"abc")
+        artifact.finish()
+        assert [file.digest for file in store.files()] == [digest]
+        assert store.incoming_sizes() == [3]
+
+
+def test_finished_file_is_not_in_the_store_until_it_is_placed(store: ArtifactStore) -> None:
+    with store.incoming(100) as artifact:
+        artifact.write(b"abcd")
+        artifact.finish()
+        with pytest.raises(ArtifactNotFound):
+            store.path(artifact.digest)
+        artifact.place()
+        assert store.path(artifact.digest).read_bytes() == b"abcd"

@@ -132,15 +132,12 @@ class JobLife(RuleBasedStateMachine):
             return act(session, *arguments, **named)
 
     def claimable(self) -> set[uuid.UUID]:
-        """The first waiting chunk of each audit of the highest priority that has any."""
+        """The waiting chunk that was tried least, the first of those, of each audit of the highest priority."""
+        open_audits = [audit for audit in self.audits if audit.state in ("queued", "running")]
         waiting = [
-            (
-                audit.priority,
-                next(chunk.id for chunk in audit.chunks if chunk.state == "queued" and not chunk.backs_off),
-            )
-            for audit in self.audits
-            if audit.state in ("queued", "running")
-            and any(chunk.state == "queued" and not chunk.backs_off for chunk in audit.chunks)
+            (audit.priority, min(ready, key=lambda chunk: chunk.attempts).id)
+            for audit in open_audits
+            if (ready := [chunk for chunk in audit.chunks if chunk.state == "queued" and not chunk.backs_off])
         ]
         highest = max((priority for priority, _ in waiting), default=0)
         return {chunk_id for priority, chunk_id in waiting if priority == highest}
@@ -398,7 +395,7 @@ class JobLife(RuleBasedStateMachine):
             chunk.state = "failed"
             claim.audit.end("failed", SILENT.code)
         else:
-            chunk.state, chunk.backs_off = "queued", False
+            chunk.state, chunk.backs_off = "queued", chunk.attempts > 1
 
     @rule()
     def look_after(self) -> None:

@@ -5,19 +5,20 @@ import uuid
 
 import psycopg
 import pytest
-from sqlalchemy import func, update
+from sqlalchemy import func, select, update
 
 from models.audit import Audit, Chunk
 from models.base import Base, Job
 from models.dataset import Dataset
 from models.encoder import Encoder
-from service import jobs
+from service import jobs, lifecycle
 from service.context import Context
 from service.losses import MAX_FINALISE_ATTEMPTS
 from service.queue import CHECK_DATASET, CHECK_ENCODER, FINALISE_AUDIT, SCORE_CHUNK
 from service.sweep import MAX_WAITING_MESSAGES, sweep
 from tests.support import rows
 from tests.support.queue import clear, messages
+from tests.support.waiting import eventually
 
 
 def run(context: Context, resend_seconds: float = 20) -> int:
@@ -160,6 +161,8 @@ def test_chunk_that_loses_worker_after_worker_ends_its_audit(context: Context) -
     audit = rows.request_audit(context)
     first = rows.chunks_of(context, audit.id)[0]
     for _ in range(context.settings.max_attempts):
+        with context.sessions.begin() as session:  # the pauses before the next try are over
+            session.execute(update(Chunk).values(available_at=func.clock_timestamp()))
         rows.claim(context, first.id)
         expire(context, Chunk)
         run(context)
@@ -246,6 +249,46 @@ def test_worker_that_finishes_before_the_sweep_is_not_counted_as_lost(context: C
     run(context)
     assert rows.chunks_of(context, audit.id)[0].state == "done"
     assert rows.begin_finalising(context, audit.id)
+
+
+def test_row_that_a_frozen_process_has_locked_does_not_keep_the_others(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.sweep.LOCK_SECONDS", 0.1)
+    locked, free = (rows.request_audit(context, 16) for _ in range(2))
+    for audit in (locked, free):
+        rows.claim(context, rows.chunks_of(context, audit.id)[0].id)
+    expire(context, Chunk)
+    with context.sessions() as frozen:
+        frozen.execute(select(Audit).where(Audit.id == locked.id).with_for_update())
+        run(context)
+    assert [rows.chunks_of(context, audit.id)[0].state for audit in (locked, free)] == ["running", "queued"]
+    run(context)
+    assert rows.chunks_of(context, locked.id)[0].state == "queued"
+
+
+def other_connections(database_url: str) -> list[str]:
+    """States of connections that are in the middle of COPY."""
+    with psycopg.connect(database_url) as connection:
+        found = connection.execute("SELECT state FROM pg_stat_activity WHERE query LIKE 'COPY scores%'").fetchall()
+    return [state for (state,) in found]
+
+
+def test_connection_of_a_program_that_stopped_in_the_middle_of_writing_is_ended(
+    context: Context, database_url: str
+) -> None:
+    audit = rows.request_audit(context, 16)
+    frozen = psycopg.connect(database_url, application_name="sslmem")
+    frozen.execute("SELECT 1 FROM audits WHERE id = %s FOR UPDATE", (audit.id,))
+    frozen.pgconn.exec_(b"COPY scores FROM STDIN")  # and no row ever comes
+    run(context)
+    assert other_connections(database_url) == ["active"]
+    with context.sessions.begin() as session:
+        sweep(session, context.queue, rows.with_settings(context, stall_seconds=1e-3))
+    eventually(lambda: other_connections(database_url) == [])
+    frozen.close()
+    with context.sessions.begin() as session:
+        assert lifecycle.cancel(session, audit.id).state == "cancelled"
 
 
 def test_summary_of_a_lost_worker_is_announced_at_once_and_given_up_in_the_end(context: Context) -> None:

@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from sqlalchemy import select
+from sqlalchemy import func, select, update
 
 from models.audit import Audit, Chunk
-from service import audits
+from service import audits, jobs
 from service.claims import claim_next
 from service.context import Context
 from service.queue import SCORE_CHUNK
@@ -100,12 +100,45 @@ def test_audit_for_workers_with_a_gpu_is_not_taken_by_others(context: Context) -
     assert take(context, gpu.id, queues=("default", "gpu")) == "gpu"
 
 
+def test_messages_that_nobody_takes_for_want_of_a_gpu_hold_up_no_others(context: Context) -> None:
+    rows.request_audit(context, 16 * 40, worker_queue="gpu")
+    assert context.queue.length("gpu") == 40
+    rows.request_audit(context, 16)
+    clear(context.settings)
+    with context.sessions.begin() as session:
+        sweep(session, context.queue, rows.with_settings(context, resend_seconds=1e-6))
+    assert len(messages(context.settings)) == 1
+    clear(context.settings.model_copy(update={"queue": f"{context.settings.queue}-gpu"}))
+
+
+def test_chunk_that_failed_before_goes_after_those_that_were_not_tried(context: Context) -> None:
+    """Otherwise a chunk that kills its worker would keep the rest of its audit from ever being computed."""
+    audit = rows.request_audit(context, 16 * 3)
+    first = rows.chunks_of(context, audit.id)[0]
+    for _ in range(2):
+        with context.sessions.begin() as session:
+            session.execute(update(Chunk).values(available_at=func.clock_timestamp()))
+        if rows.chunks_of(context, audit.id)[0].state == "queued":
+            rows.claim(context, first.id)
+        with context.sessions.begin() as session:
+            expired = func.clock_timestamp() - jobs.seconds(1)
+            session.execute(update(Chunk).where(Chunk.id == first.id).values(lease_expires_at=expired))
+            sweep(session, context.queue, context.settings)
+    again = rows.chunks_of(context, audit.id)[0]
+    assert (again.state, again.attempts) == ("queued", 2)
+    with context.sessions.begin() as session:
+        assert session.scalar(select(Chunk.available_at > func.clock_timestamp()).where(Chunk.id == first.id))
+        session.execute(update(Chunk).values(available_at=func.clock_timestamp()))
+    taken = [claim_next(context.sessions, first.id, rows.OWNER, 60) for _ in range(3)]
+    assert [plan.start for plan in taken if plan is not None] == [16, 32, 0]
+
+
 def test_messages_for_workers_with_a_gpu_are_in_a_queue_of_their_own(context: Context) -> None:
     audit = rows.request_audit(context, 16, worker_queue="gpu")
     gpu = context.settings.model_copy(update={"queue": f"{context.settings.queue}-gpu"})
     expected = [(SCORE_CHUNK, str(rows.chunks_of(context, audit.id)[0].id))]
     assert (messages(context.settings), messages(gpu)) == ([], expected)
-    assert context.queue.length() == 1
+    assert (context.queue.length(), context.queue.length("gpu")) == (0, 1)
     clear(gpu)
     with context.sessions.begin() as session:
         sweep(session, context.queue, rows.with_settings(context, resend_seconds=1e-6))

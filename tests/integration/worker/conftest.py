@@ -36,6 +36,12 @@ def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"lease_seconds": 1.2})
 
 
+@pytest.fixture(autouse=True)
+def _hardly_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After failures."""
+    monkeypatch.setattr("worker.run.MAX_PAUSE_SECONDS", 0.01)
+
+
 @pytest.fixture
 def board() -> Board:
     return Board()

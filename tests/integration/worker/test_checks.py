@@ -6,6 +6,7 @@ import pickle
 import uuid
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from sqlalchemy import func, select, update
 from models.dataset import Dataset, DatasetSample
 from models.encoder import Encoder
 from service import intake, jobs, roles
+from service.artifacts import ArtifactStore
 from service.context import Context
+from sslmem import scan
 from sslmem.encoders.architectures import small_stem_resnet
 from sslmem.encoders.convert import convert_checkpoint
 from tests.integration.worker.conftest import Drain
@@ -359,3 +362,67 @@ def test_check_is_handed_back_when_the_worker_is_told_to_stop(
     assert (row.state, row.attempts, row.enqueued_at) == ("received", 0, None)
     with context.sessions.begin() as session:
         assert jobs.claim(session, Encoder, encoder.id, rows.OWNER, 60)
+
+
+# Deleted while it is checked
+
+
+def delete(context: Context, model: type[intake.Row], row_id: uuid.UUID) -> None:
+    with context.sessions.begin() as session:
+        digests = intake.remove(session, model, row_id)
+    with context.sessions.begin() as session:
+        intake.discard_artifacts(session, context.store, digests)
+
+
+@pytest.mark.parametrize("moment", ["before it is read", "before its weights are stored", "after they are"])
+def test_encoder_that_is_deleted_during_its_check_leaves_nothing(
+    context: Context, drain: Drain, target_file: EncoderFile, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    encoder = driver.upload_encoder(context, target_file, "encoder")
+    path, put_file = ArtifactStore.path, ArtifactStore.put_file
+    deleted: list[uuid.UUID] = []
+
+    def delete_once() -> None:
+        if not deleted:
+            deleted.append(encoder.id)
+            delete(context, Encoder, encoder.id)
+
+    def path_of_the_deleted(store: ArtifactStore, digest: str) -> Path:
+        delete_once()
+        return path(store, digest)
+
+    def put(store: ArtifactStore, file: Path) -> str:
+        if moment == "before its weights are stored":
+            delete_once()
+        digest = put_file(store, file)
+        delete_once()
+        return digest
+
+    if moment == "before it is read":
+        monkeypatch.setattr(ArtifactStore, "path", path_of_the_deleted)
+    else:
+        monkeypatch.setattr(ArtifactStore, "put_file", put)
+    drain()
+    assert deleted
+    monkeypatch.undo()
+    assert list(context.store.files()) == []
+    with context.sessions.begin() as session:
+        assert session.get(Encoder, encoder.id) is None
+
+
+def test_dataset_that_is_deleted_while_it_is_read_leaves_nothing(
+    context: Context, drain: Drain, material: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker has the file open, and reads it to the end."""
+    dataset = driver.upload_material(context, material)
+    read = scan.scan
+
+    def delete_then_read(*arguments: Any) -> Any:  # noqa: ANN401
+        delete(context, Dataset, dataset.id)
+        return read(*arguments)
+
+    monkeypatch.setattr(scan, "scan", delete_then_read)
+    drain()
+    assert list(context.store.files()) == []
+    with context.sessions.begin() as session:
+        assert session.scalar(select(func.count()).select_from(DatasetSample)) == 0

@@ -2,15 +2,17 @@
 
 import asyncio
 import ipaddress
+import os
+import signal
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -28,56 +30,15 @@ from service.context import Context
 from service.errors import InvalidRequest
 from service.jobs import LeaseLost
 from service.outgoing import AddressRefused, post
+from service.settings import Settings
 from tests.support import rows
+from tests.support.processes import ROOT
+from tests.support.receiver import Receiver, receiving
 from tests.support.waiting import eventually
 from worker import courier
 
 EVENTS = ["audit.succeeded", "audit.failed", "audit.cancelled"]
 HERE = Allowed.of("127.0.0.1")
-
-
-@dataclass
-class Receiver:
-    """Answers with the statuses given, the last one for ever, and keeps what came."""
-
-    statuses: list[int] = field(default_factory=lambda: [200])
-    came: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
-    location: str = ""
-    pause: threading.Event | None = None
-    url: str = ""
-
-
-@contextmanager
-def receiving(
-    receiver: Receiver, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
-) -> Iterator[Receiver]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            receiver.came.append((dict(self.headers), body))
-            if receiver.pause is not None:
-                receiver.pause.wait(30)
-                return
-            status = receiver.statuses.pop(0) if len(receiver.statuses) > 1 else receiver.statuses[0]
-            self.send_response(status)
-            self.send_header("Location", receiver.location)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            """Says nothing."""
-
-    with ThreadingHTTPServer((host, port), Handler) as server:
-        if tls is not None:
-            server.socket = tls.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        receiver.url = f"http{'s' if tls else ''}://{host}:{server.server_port}/hook"
-        yield receiver
-        if receiver.pause is not None:
-            receiver.pause.set()
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -201,6 +162,46 @@ def test_sender_that_is_lost_is_followed_by_another(quick: Context, receiver: Re
         deliveries.settle(session, lost, "lost", quick.settings, status=200, error=None)
 
 
+@contextmanager
+def sweeper(settings: Settings) -> Iterator["subprocess.Popen[bytes]"]:
+    """``python -m worker.sweeper``, killed at the end."""
+    environment = {
+        **os.environ,
+        "SSLMEM_HOME": str(settings.home),
+        "SSLMEM_DATABASE_URL": settings.require_database_url(),
+        "SSLMEM_BROKER_URL": settings.require_broker_url(),
+        "SSLMEM_WEBHOOK_ALLOW": settings.webhook_allow,
+        "SSLMEM_WEBHOOK_TIMEOUT_SECONDS": str(settings.webhook_timeout_seconds),
+        "SSLMEM_WEBHOOK_RETRY_SECONDS": str(settings.webhook_retry_seconds),
+    }
+    process = subprocess.Popen([sys.executable, "-m", "worker.sweeper"], cwd=ROOT, env=environment)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_delivery_in_the_middle_of_which_the_sweeper_ends_is_made_by_the_next_one(
+    quick: Context, number: signal.Signals
+) -> None:
+    with receiving(Receiver(pause=threading.Event())) as receiver:
+        add(quick, receiver.url)
+        rows.succeeded_audit(quick, 16)
+        with sweeper(quick.settings) as process:
+            eventually(lambda: receiver.came)
+            process.send_signal(number)
+            process.wait(20)
+        assert receiver.pause is not None
+        receiver.pause.set()
+        receiver.pause = None
+        with sweeper(quick.settings):
+            (delivery,) = delivered(quick, "delivered")
+        assert {headers["webhook-id"] for headers, _ in receiver.came} == {str(delivery.id)}
+        assert attempts(quick)[-1] == (200, None)
+
+
 def test_removed_webhook_is_told_nothing(quick: Context, receiver: Receiver) -> None:
     webhook = add(quick, receiver.url)
     rows.fail_first_chunk(quick, rows.request_audit(quick).id)
@@ -310,6 +311,12 @@ def test_inside_address_stays_inside_however_it_is_wrapped(address: ipaddress.IP
     nat64, teredo = (int(ipaddress.IPv6Address(a)) | number for a in ("64:ff9b::", "2001::"))
     six = (int(ipaddress.IPv6Address("2002::")) | number << 80, 0xFFFF << 32 | number, number, nat64, teredo)
     assert not any(is_public(ipaddress.IPv6Address(wrapped)) for wrapped in six)
+
+
+@pytest.mark.parametrize("text", ["10.0.0.0/8/8", "a b", "10.1.2.3/8"])
+def test_own_network_that_cannot_be_read_stops_the_start(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a host, an address or a network"):
+        Settings(webhook_allow=text)
 
 
 def test_secret_is_in_no_representation() -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 from sqlalchemy import func, select, update
+from sqlalchemy.exc import DBAPIError
 
 from models.audit import Audit, Chunk
 from models.encoder import Encoder
@@ -15,7 +16,7 @@ from service import jobs, lifecycle
 from service.context import Context
 from service.jobs import LeasedModel, LeaseLost
 from tests.support import rows
-from worker.board import Board, Work
+from worker.board import TASK, Board, Work
 from worker.keeper import HAND_BACK_SECONDS, LET_GO_SECONDS, Keeper
 from worker.lease import Lease
 
@@ -143,6 +144,12 @@ def test_process_that_does_not_let_go_of_a_cancelled_chunk_is_killed(watch: Watc
     assert watch.now(chunk).state == "cancelled"
 
 
+def pauses_end(context: Context) -> None:
+    """The pauses before the next try are over."""
+    with context.sessions.begin() as session:
+        session.execute(update(Chunk).values(available_at=func.clock_timestamp()))
+
+
 def show(watch: Watch, chunk: Chunk, pid: int, signs: int = 0) -> None:
     """What another process would show."""
     watch.board.show(Work(pid, "Chunk", chunk.id.hex, rows.OWNER, signs))
@@ -163,6 +170,60 @@ def test_chunk_of_a_process_that_died_is_free_at_once(watch: Watch) -> None:
     rows.claim(watch.context, chunk.id, "another")
     watch.look()
     assert watch.now(chunk).lease_owner == "another", "what the dead process had is not touched again"
+
+
+def test_chunk_of_a_dead_process_is_free_even_if_the_next_one_has_shown_its_work(watch: Watch) -> None:
+    chunk, other = watch.chunk(), watch.chunk()
+    with process() as child:
+        show(watch, chunk, child.pid)
+        watch.look()
+    with watch.context.sessions.begin() as session:
+        session.execute(update(Chunk).where(Chunk.id == other.id).values(lease_owner="next"))
+    with Lease(watch.board, Chunk, other.id, "next"):
+        watch.look()
+    assert (watch.now(chunk).state, watch.now(chunk).failure_code) == ("queued", "worker-lost")
+    assert watch.now(other).state == "running"
+    assert watch.killed == [], "the dead one's number may be another process's by now"
+
+
+def test_process_that_hangs_before_it_has_a_row_is_killed(watch: Watch) -> None:
+    with process() as child:
+        watch.board.show(Work(child.pid, TASK, "", "task"))
+        watch.look()
+        watch.look(after=watch.context.settings.stall_seconds - 1)
+        assert watch.killed == []
+        watch.look(after=2)
+        watch.look(after=2)
+        assert watch.killed == [child.pid]
+
+
+def test_process_shows_its_task_again_after_a_row(watch: Watch) -> None:
+    task = Work(1, TASK, "", "task")
+    watch.board.show(task)
+    with watch.lease(Chunk, uuid.uuid4()):
+        pass
+    shown = watch.board.read()
+    assert shown is not None
+    assert (shown.owner, shown.signs) == ("task", 1)
+
+
+def test_process_that_hangs_with_its_chunk_locked_does_not_hang_its_keeper(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that stopped in the middle of COPY."""
+    monkeypatch.setattr("worker.keeper.LOCK_SECONDS", 0.1)
+    chunk = watch.chunk()
+    with process() as child:
+        show(watch, chunk, child.pid)
+        with watch.context.sessions() as frozen:
+            frozen.execute(select(Chunk).where(Chunk.id == chunk.id).with_for_update())
+            with pytest.raises(DBAPIError, match="lock timeout"):
+                watch.look()
+            with pytest.raises(DBAPIError, match="lock timeout"):
+                watch.look(after=watch.context.settings.stall_seconds + 1)
+            assert watch.killed == [child.pid]
+    watch.look()  # the killed one's connection has ended by now
+    assert (watch.now(chunk).state, watch.now(chunk).failure_code) == ("queued", "worker-stalled")
 
 
 def test_process_without_progress_is_killed_and_the_attempt_counted(watch: Watch) -> None:
@@ -187,6 +248,7 @@ def test_chunk_that_kills_its_worker_each_time_ends_with_its_reason_and_the_othe
     rows.record(watch.context, rows.claim(watch.context, good.id))
     for number in range(watch.context.settings.max_attempts):
         owner = f"worker:{number}"
+        pauses_end(watch.context)
         rows.claim(watch.context, bad.id, owner)
         with process() as child:
             watch.board.show(Work(child.pid, "Chunk", bad.id.hex, owner))

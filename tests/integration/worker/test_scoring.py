@@ -4,10 +4,11 @@ import uuid
 
 import pytest
 from sqlalchemy import delete, func, select, update
+from sqlalchemy.exc import OperationalError
 
 from models.audit import Audit, Chunk, Score
 from models.encoder import Encoder
-from service import lifecycle, roles
+from service import chunks, lifecycle, roles
 from service.chunks import ChunkPlan, RecordedScore
 from service.context import Context
 from service.queue import FINALISE_AUDIT, SCORE_CHUNK
@@ -303,6 +304,66 @@ def test_summary_that_fails_once_is_made_later(
     runner.finalise_audit(audit.id)
     ended = rows.audit_of(context, audit.id)
     assert (ended.state, ended.finalise_attempts) == ("succeeded", 2)
+
+
+def test_summary_whose_message_was_lost_is_made_before_the_next_chunk(
+    context: Context, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind the messages of a long audit it would wait for all of its chunks."""
+    scored, long = rows.request_audit(context, 16), rows.request_audit(context, 16 * 3)
+    rows.score_all(context, scored.id)
+    with context.sessions.begin() as session:
+        session.execute(update(Audit).where(Audit.id == scored.id).values(enqueued_at=None))
+    succeeding(runner, monkeypatch)
+    runner.score_chunk(rows.chunks_of(context, long.id)[0].id)
+    assert rows.audit_of(context, scored.id).state == "succeeded"
+    assert [chunk.state for chunk in rows.chunks_of(context, long.id)] == ["done", "queued", "queued"]
+
+
+def test_summary_that_was_just_announced_is_left_to_its_message(context: Context) -> None:
+    audit = rows.request_audit(context, 16)
+    rows.score_all(context, audit.id)
+    with context.sessions.begin() as session:
+        assert chunks.first_unsummarised(session) is None
+
+
+def test_worker_that_fails_again_and_again_pauses_longer_each_time(
+    context: Context, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("worker.run.MAX_PAUSE_SECONDS", 30)
+    monkeypatch.setattr("worker.run.time.sleep", pauses.append)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("a broken driver")
+
+    audits = [rows.request_audit(context, 16) for _ in range(7)]
+    monkeypatch.setattr(runner, "_score", fail)
+    for audit in audits[:6]:
+        runner.score_chunk(rows.chunks_of(context, audit.id)[0].id)
+    assert pauses == [2, 4, 8, 16, 30, 30]
+    succeeding(runner, monkeypatch)
+    runner.score_chunk(uuid.uuid4())
+    monkeypatch.setattr(runner, "_score", fail)
+    make_available(context)
+    runner.score_chunk(uuid.uuid4())
+    assert pauses[6:] == [2]
+
+
+def test_database_that_is_away_does_not_count_as_a_try(
+    context: Context, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise OperationalError("SELECT 1", {}, Exception("the connection broke"))
+
+    monkeypatch.setattr(runner, "_score", away)
+    audit = rows.request_audit(context, 16)
+    for _ in range(context.settings.max_attempts + 1):
+        make_available(context)
+        runner.score_chunk(rows.chunks_of(context, audit.id)[0].id)
+    (chunk,) = rows.chunks_of(context, audit.id)
+    assert (chunk.state, chunk.attempts, chunk.failure_code) == ("queued", 0, "internal-error")
+    assert rows.audit_of(context, audit.id).state == "running"
 
 
 def test_order_of_delivery_does_not_matter(context: Context, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The sweeper's own loop."""
 
+import os
 import threading
 
 import pytest
@@ -43,3 +44,21 @@ def test_sweeper_waits_for_a_database_that_is_away(context: Context, caplog: pyt
     thread.join(10)
     assert not thread.is_alive()
     stranded.close()
+
+
+def test_sweeper_applies_the_policies_and_removes_what_nothing_names(context: Context) -> None:
+    quick = Context.from_settings(rows.with_settings(context, sweep_seconds=0.02, retention_seconds=0.02))
+    audit, digest = rows.succeeded_audit(context), rows.store(context, b"left over")
+    os.utime(context.store.path(digest), (0, 0))
+    thread, stop = started(quick)
+    eventually(lambda: not list(context.store.files()))
+    assert rows.audit_of(context, audit.id).scores_deleted_at is None
+    stop.set()
+    thread.join(10)
+    quick.close()
+    strict = Context.from_settings(rows.with_settings(quick, keep_scores_days=1e-9))
+    thread, stop = started(strict)
+    eventually(lambda: rows.audit_of(context, audit.id).scores_deleted_at)
+    stop.set()
+    thread.join(10)
+    strict.close()

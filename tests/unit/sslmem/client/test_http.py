@@ -18,6 +18,7 @@ from sslmem.errors import RequestRefused, ServiceUnreachable, UnreadableDataset
 
 READY = {"id": "1", "name": "x", "state": "ready", "links": {"self": "/v1/encoders/1"}}
 
+HANGS_UP = 0  # a status: the request arrived, and the answer is lost
 LIMITS = {"encoder_bytes": 10_000_000, "dataset_bytes": 10_000_000}
 
 
@@ -43,6 +44,9 @@ def server() -> Iterator[Server]:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             recorded.requests.append((self.command, self.path, dict(self.headers), body))
             status, data = recorded.answers[self.command, self.path.split("?")[0]].pop(0)
+            if status == HANGS_UP:
+                self.close_connection = True
+                return
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
@@ -146,6 +150,66 @@ def test_file_larger_than_the_service_takes_is_not_sent(server: Server, client: 
     with pytest.raises(RequestRefused, match=r"encoder\.pt has 11 bytes; the service takes at most 10 bytes"):
         client.push_encoder(tmp_path / "encoder.pt")
     assert len(server.requests) == 1
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sslmem.client.http.PAUSE_SECONDS", 0.01)
+
+
+@pytest.mark.usefixtures("patient")
+def test_request_whose_answer_was_lost_is_sent_again_with_its_key(server: Server, client: Client) -> None:
+    for status in (HANGS_UP, 503, HANGS_UP, 202):
+        server.will("POST", "/v1/audits", status, {"id": "7", "detail": "away", "code": "x"})
+    server.will("POST", "/v1/audits", 202, {"id": "8"})
+    assert client.request_audit(name="a") == {"id": "7", "detail": "away", "code": "x"}
+    assert client.request_audit(name="a") == {"id": "8"}
+    keys = [headers["Idempotency-Key"] for _, _, headers, _ in server.requests]
+    assert len(set(keys[:4])) == 1
+    assert keys[4] != keys[0]
+    assert len({body for *_, body in server.requests}) == 1
+
+
+@pytest.mark.usefixtures("patient")
+def test_upload_whose_answer_was_lost_is_sent_again_whole(server: Server, client: Client, tmp_path: Path) -> None:
+    content = os.urandom(2 * 2**20)
+    (tmp_path / "encoder.pt").write_bytes(content)
+    server.will("GET", "/v1/limits", 200, LIMITS)
+    server.will("HEAD", f"/v1/artifacts/sha256:{hashlib.sha256(content).hexdigest()}", 404, b"")
+    for status in (HANGS_UP, 201):
+        server.will("PUT", "/v1/encoders", status, READY)
+    sent: list[int] = []
+    assert client.push_encoder(tmp_path / "encoder.pt", advance=sent.append) == READY
+    assert [body for method, *_, body in server.requests if method == "PUT"] == [content, content]
+    assert sum(sent) == len(content)
+
+
+def test_service_that_is_away_from_the_start_is_an_error_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sslmem.client.http.PAUSE_SECONDS", 3600)
+    with Client("http://127.0.0.1:1", "t") as client, pytest.raises(ServiceUnreachable, match="make run"):
+        client.request_audit(name="a")
+
+
+@pytest.mark.usefixtures("patient")
+def test_service_that_stays_away_is_an_error_in_the_end(
+    server: Server, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sslmem.client.http.PATIENCE_SECONDS", 0)
+    server.will("POST", "/v1/audits", HANGS_UP, b"")
+    server.will("POST", "/v1/audits", HANGS_UP, b"")
+    with pytest.raises(ServiceUnreachable, match="no answer"):
+        client.request_audit(name="a")
+
+
+def test_file_that_was_deleted_since_it_was_asked_for_is_sent(server: Server, client: Client, tmp_path: Path) -> None:
+    (tmp_path / "encoder.pt").write_bytes(b"weights")
+    server.will("GET", "/v1/limits", 200, LIMITS)
+    server.will("HEAD", f"/v1/artifacts/sha256:{hashlib.sha256(b'weights').hexdigest()}", 200, b"")
+    server.will("POST", "/v1/encoders", 404, {"detail": "there is no file", "code": "artifact-not-found"})
+    server.will("PUT", "/v1/encoders", 201, READY)
+    sent: list[int] = []
+    assert client.push_encoder(tmp_path / "encoder.pt", advance=sent.append) == READY
+    assert (server.requests[-1][3], sum(sent)) == (b"weights", 7)
 
 
 def test_audit_is_followed_to_its_end(server: Server, client: Client) -> None:
