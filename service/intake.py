@@ -32,7 +32,17 @@ _NOT_FOUND: dict[IntakeModel, type[ServiceError]] = {
 # Failures of the service, after which the same registration is checked again.
 NOT_ITS_FAULT = ("worker-lost", "worker-stalled", "internal-error", "deadline-passed")
 SAME = {
-    Encoder: ("artifact_digest", "name", "given_architecture", "given_input_size", "mean", "std", "method"),
+    Encoder: (
+        "artifact_digest",
+        "name",
+        "given_architecture",
+        "given_input_size",
+        "mean",
+        "std",
+        "method",
+        "branch",
+        "options",
+    ),
     Dataset: ("artifact_digest", "name"),
 }
 

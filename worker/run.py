@@ -132,9 +132,11 @@ class Runner:
                 plain,
                 architecture=row.architecture,
                 input_size=row.input_size,
-                mean=(row.mean[0], row.mean[1], row.mean[2]),
-                std=(row.std[0], row.std[1], row.std[2]),
+                mean=(row.mean[0], row.mean[1], row.mean[2]) if row.mean else None,
+                std=(row.std[0], row.std[1], row.std[2]) if row.std else None,
                 method=row.method,
+                branch=row.branch,
+                options=row.options,
                 device=str(pick_device(self._settings.device)),
             )
             found = probe(encoder)
@@ -306,6 +308,8 @@ class Runner:
                 mean=files.mean,
                 std=files.std,
                 representation=files.representation,
+                branch=files.branch,
+                options=dict(files.options),
                 device=str(pick_device(self._settings.device)),
             )
         self._warm.move_to_end(files)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sslmem.cli.options import part_progress
 from sslmem.cli.score import announce, make_spec, read_roles_file
+from sslmem.errors import SpecError
 from sslmem.gate.case import Case, Drawn, EncoderUsed, make_case, order_seed
 from sslmem.gate.decide import Decision
 from sslmem.gate.statement import file_digest
@@ -40,8 +41,8 @@ class Reading:
     method: str | None
     representation: str
     input_size: int | None
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, float, float] | None
+    std: tuple[float, float, float] | None
     device: str
 
 
@@ -97,7 +98,7 @@ def score_case(
         spec = make_spec(**fields, input_size=targets[0].input_size)
         null = [name for name, role in roles.items() if role == "external"]
         quality = measure_quality(targets, references, read_samples(dataset, null), spec, device=device)
-        digests, used = _digests(files), _used(files, reading, (*targets, *references))
+        digests, used = _digests(files), _used(files, (*targets, *references))
 
         weights = [[encoder.weights_digest for encoder in part] for part in (targets, references)]
         seed = order_seed(roles_digest(roles), *weights)
@@ -112,6 +113,7 @@ def score_case(
                 quality=quality,
                 read_image=None if sequential else dataset.read,
                 checked_before=images,
+                suspicions=[doubt for encoder in used for doubt in encoder.doubts],
             )
             found = json.loads(evidence.model_dump_json())
             summary = scores.summary.model_dump(mode="json")
@@ -161,6 +163,10 @@ def _load(path: Path, reading: Reading, size: int | None, device: str) -> "Encod
     from sslmem.encoders.load import load_checkpoint, probe  # noqa: PLC0415
     from sslmem.encoders.sanity import look_over  # noqa: PLC0415
 
+    if path.is_dir():
+        raise SpecError(
+            f"the verdict is about a file, by its digest; found the folder {path}: make a zip archive of it"
+        )
     encoder = load_checkpoint(
         path,
         architecture=reading.architecture,
@@ -191,7 +197,7 @@ def _digests(files: Files) -> dict[str, str]:
     return found
 
 
-def _used(files: Files, reading: Reading, encoders: "Sequence[Encoder]") -> list[EncoderUsed]:
+def _used(files: Files, encoders: "Sequence[Encoder]") -> list[EncoderUsed]:
     parts = [("target", path) for path in files.targets] + [("reference", path) for path in files.references]
     return [
         EncoderUsed.model_validate(
@@ -200,10 +206,11 @@ def _used(files: Files, reading: Reading, encoders: "Sequence[Encoder]") -> list
                 "file": file_digest(path),
                 "architecture": encoder.report.architecture,
                 "branch": encoder.report.branch,
-                "options": reading.options,
+                "options": encoder.report.options,
                 "input_size": encoder.input_size,
                 "mean": encoder.mean,
                 "std": encoder.std,
+                "suspicions": encoder.report.suspicions,
             }
         )
         for (part, path), encoder in zip(parts, encoders, strict=True)

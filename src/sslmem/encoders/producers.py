@@ -9,6 +9,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+HALVES = (0.5, 0.5, 0.5)
 WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_forward_module.")
 
 
@@ -22,7 +25,9 @@ class Producer:
         branches: label and pattern of the place of each encoder; the first that is there is audited by default.
         drop: pattern of entries that belong to no encoder, and why they are left out.
         method: how its encoders are trained, if that is always the same.
-        options: what the weights do not show; see :mod:`sslmem.encoders.layouts`.
+        options: what the weights do not show; see :mod:`sslmem.encoders.settings`.
+        mean: of the normalisation, where it is not ImageNet's.
+        std: likewise.
     """
 
     name: str
@@ -31,8 +36,17 @@ class Producer:
     drop: tuple[tuple[str, str], ...] = ()
     method: str | None = None
     options: Mapping[str, object] = field(default_factory=dict)
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
 
 
+# What open_clip and OpenAI write beside the visual tower.
+_TEXTS = (
+    (r"(text|transformer|token_embedding|ln_final)\.", "the text encoder"),
+    (r"(positional_embedding|text_projection|logit_scale|logit_bias|attn_mask)$", "the text encoder"),
+    (r"(visual\.proj|input_resolution|context_length|vocab_size)$", "the projection to the space of texts"),
+    (r"visual\.head\.", "the projection to the space of texts"),
+)
 PRODUCERS = (
     # Masked prediction
     Producer(
@@ -57,6 +71,14 @@ PRODUCERS = (
     ),
     # Self-distillation
     Producer(
+        "DINOv3",
+        marks=(r"(^|[./])(storage_tokens|rope_embed\.periods)$",),
+        branches=(("teacher", r"(model/)?teacher[./](backbone\.)?"), ("student", r"(model/)?student[./](backbone\.)?")),
+        drop=((r"((model_ema|teacher|student|gram)\.)?(dino_head|ibot_head|dino_loss|ibot_patch_loss)\.",
+               "heads and losses"),),
+        method="dinov3",
+    ),
+    Producer(
         "DINOv2",
         marks=(r"(^|[./])(dino_head|ibot_head)\.",),
         branches=(("teacher", r"(model/)?teacher[./](backbone\.)?"), ("student", r"(model/)?student[./](backbone\.)?")),
@@ -65,11 +87,18 @@ PRODUCERS = (
         method="dinov2",
     ),
     Producer(
+        "DINOv2 (released)",
+        marks=(r"(^|[./])mask_token$", r"blocks\.0\.(0\.)?ls1\.gamma$"),
+        drop=((r"(.*\.)?mask_token$", "a token of the training"),),
+        method="dinov2",
+    ),
+    Producer(
         "iBOT",
         marks=(r"(^|[./])masked_embed$",),
         branches=(("teacher", r"teacher/(backbone\.)?"), ("student", r"student/(backbone\.)?")),
         drop=((r"head\.", "the projection head"), (r"(backbone\.)?masked_embed$", "a token of the training")),
         method="ibot",
+        options={"norm_eps": 1e-6},
     ),
     Producer(
         "DINO",
@@ -137,6 +166,8 @@ PRODUCERS = (
         marks=(r"(^|/)prototypes\.", r"(^|/)projection_head\."),
         drop=((r"(prototypes|projection_head)\.", "heads"),),
         method="swav",
+        mean=IMAGENET_MEAN,
+        std=(0.228, 0.224, 0.225),  # so in its evaluation's code
     ),
     Producer(
         "Barlow Twins",
@@ -144,7 +175,45 @@ PRODUCERS = (
         drop=((r"(projector|bn)\.", "heads"),),
         method="barlow-twins",
     ),
+    Producer(
+        "SimCLRv2 (converter)",
+        marks=(r"^resnet/net\.0\.net\.0\.weight$",),
+        drop=((r"head/", "the projection head"),),
+        method="simclr",
+    ),
     # Frameworks
+    Producer(
+        "LightlyTrain",
+        marks=(r"^lightly_train/models/model/",),
+        branches=(("model", r"lightly_train/models/model/"),),
+        drop=((r"lightly_train/models/(wrapped_model|embedding_model)/", "the same encoder, wrapped"),
+              (r"state_dict/", "the state of the training")),
+    ),
+    Producer(
+        "VISSL",
+        marks=(r"(^|/)_feature_blocks\.",),
+        drop=((r"classy_state_dict/.*heads/", "heads"),),
+    ),
+    Producer(
+        "mmselfsup",
+        marks=(r"(^|/)backbone\.", r"(^|/)neck\."),
+        drop=((r"neck\.", "the neck"), (r"head\.", "a head")),
+    ),
+    Producer(
+        "transformers (ViTMAE)",
+        marks=(r"(^|\.)embeddings\.patch_embeddings\.", r"^decoder\.decoder_embed\."),
+        drop=((r"decoder\.", "the decoder"),),
+        method="mae",
+    ),
+    Producer(
+        "transformers",
+        marks=(r"(^|\.)embeddings\.patch_embeddings\.",),
+        drop=((r"decoder\.", "the decoder"),),
+    ),
+    Producer(
+        "transformers (ConvNeXt)",
+        marks=(r"(^|\.)stages\.0\.downsample_layers\.0\.weight$",),
+    ),
     Producer(
         "solo-learn",
         marks=(r"(^|/)(backbone|encoder)\.", r"(^|/)classifier\.weight$", r"(^|/)projector\."),
@@ -173,15 +242,29 @@ PRODUCERS = (
         drop=((r"n_averaged$", "a counter"),),
     ),
     Producer(
-        "open_clip",
-        marks=(r"(^|/)visual\.(class_embedding|trunk\.)", r"(^|/)logit_scale$"),
-        drop=(
-            (r"(text|transformer|token_embedding|ln_final)\.", "the text encoder"),
-            (r"(positional_embedding|text_projection|logit_scale|logit_bias|attn_mask)$", "the text encoder"),
-            (r"(visual\.proj|input_resolution|context_length|vocab_size)$", "the projection to the space of texts"),
-            (r"visual\.head\.", "the projection to the space of texts"),
-        ),
+        "OpenAI CLIP",
+        marks=(r"(^|/)visual\.class_embedding$", r"(^|/)input_resolution$"),
+        drop=_TEXTS,
         method="clip",
+        options={"activation": "quick_gelu"},
+        mean=CLIP_MEAN,
+        std=CLIP_STD,
+    ),
+    Producer(
+        "open_clip (SigLIP)",
+        marks=(r"(^|/)visual\.trunk\.", r"(^|/)logit_bias$"),
+        drop=_TEXTS,
+        method="siglip",
+        mean=HALVES,
+        std=HALVES,
+    ),
+    Producer(
+        "open_clip",
+        marks=(r"(^|/)visual\.(class_embedding$|trunk\.)", r"(^|/)logit_scale$"),
+        drop=_TEXTS,
+        method="clip",
+        mean=CLIP_MEAN,
+        std=CLIP_STD,
     ),
 )  # fmt: skip
 UNKNOWN = Producer("unknown", marks=())

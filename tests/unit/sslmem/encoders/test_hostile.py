@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 
-from sslmem.encoders import inert
+from sslmem.encoders import inert, reader
 from sslmem.encoders.convert import CheckpointContents, convert_checkpoint
 from sslmem.errors import CheckpointError, UnreadableCheckpoint, UnsafeCheckpoint
 from tests.unit.sslmem.encoders import pickles as p
@@ -30,14 +30,13 @@ SECONDS = 20  # what any of these files may take at most; most take a tenth of o
 
 # Reads many files in one process, limited as for one of them.
 DRIVER = """
-import importlib.util, json, sys
+import json, sys
 from pathlib import Path
-spec = importlib.util.spec_from_file_location("inert", sys.argv[1])
-inert = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(inert)
-inert.limit(100_000)
+sys.path.insert(0, str(Path(sys.argv[1]).resolve().parents[2]))
+from sslmem.encoders import reader
+reader.limit(100_000)
 for name in sys.argv[2:]:
-    print(json.dumps(inert.answer(Path(name), Path(name + ".out"))), flush=True)
+    print(json.dumps(reader.answer(Path(name), Path(name + ".out"))), flush=True)
 """
 
 
@@ -59,7 +58,7 @@ def read(path: Path) -> CheckpointContents | CheckpointError:
 
 def read_all(paths: Sequence[Path]) -> list[dict[str, Any]]:
     """The answers of the reader to many files; none may end the process."""
-    command = [sys.executable, "-I", "-c", DRIVER, inert.__file__, *map(str, paths)]
+    command = [sys.executable, "-I", "-c", DRIVER, reader.__file__, *map(str, paths)]
     run = subprocess.run(command, capture_output=True, check=False, timeout=60)
     assert (run.returncode, run.stderr) == (0, b"")
     answers = [json.loads(line) for line in run.stdout.splitlines()]
@@ -192,7 +191,7 @@ def test_dotted_names_reach_nothing(tmp_path: Path, canary: Path, name: str) -> 
 def test_checked_tensor_cannot_be_changed_afterwards(tmp_path: Path, state: bytes) -> None:
     """Else it would reach beyond its storage, into the memory of the reader."""
     path = p.zip_file(tmp_path / "c", p.program(p.dict_of({"w": p.tensor() + state + p.BUILD})))
-    assert inert.answer(path, tmp_path / "out")["code"] == "checkpoint-unreadable"
+    assert reader.answer(path, tmp_path / "out")["code"] == "checkpoint-unreadable"
 
 
 @pytest.mark.parametrize("field", ["num_elements", "item_size", "key", "dtype"])
@@ -200,7 +199,7 @@ def test_storage_of_a_checked_tensor_cannot_be_changed_afterwards(tmp_path: Path
     memo = b"q\x01"
     tensor = p.tensor((1000,), of=p.storage(count=1000) + memo)
     body = p.dict_of({"w": tensor + b"h\x01" + p.dict_of({field: p.number(4)}) + p.BUILD + p.POP})
-    answer = inert.answer(p.zip_file(tmp_path / "c", p.program(body)), tmp_path / "out")
+    answer = reader.answer(p.zip_file(tmp_path / "c", p.program(body)), tmp_path / "out")
     assert answer["code"] == "checkpoint-unreadable"
     assert "the file is damaged" in answer["detail"]
 
@@ -245,17 +244,17 @@ def test_recorders_cannot_be_rewired(target: bytes, name: str) -> None:
 )
 def test_nonsense_where_tensors_stand_is_refused(tmp_path: Path, body: bytes) -> None:
     path = p.zip_file(tmp_path / "c", p.program(p.dict_of({"w": body})))
-    assert inert.answer(path, tmp_path / "out")["code"] == "checkpoint-unreadable"
+    assert reader.answer(path, tmp_path / "out")["code"] == "checkpoint-unreadable"
 
 
 # The network
 
 CONNECTS = """
-import importlib.util, socket, sys
-spec = importlib.util.spec_from_file_location("inert", sys.argv[1])
-inert = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(inert)
-cut = sys.argv[3] == "cut" and inert.cut_network()
+import socket, sys
+from pathlib import Path
+sys.path.insert(0, str(Path(sys.argv[1]).resolve().parents[2]))
+from sslmem.encoders import reader
+cut = sys.argv[3] == "cut" and reader.cut_network()
 try:
     socket.create_connection(("127.0.0.1", int(sys.argv[2])), timeout=5)
     print(cut, "reached")
@@ -269,7 +268,7 @@ def test_reader_reaches_no_network_where_the_system_can_cut_it_off() -> None:
         port = str(server.getsockname()[1])
         cut, whole = (
             subprocess.run(
-                [sys.executable, "-I", "-c", CONNECTS, inert.__file__, port, how], capture_output=True, check=True
+                [sys.executable, "-I", "-c", CONNECTS, reader.__file__, port, how], capture_output=True, check=True
             ).stdout.split()
             for how in ("cut", "whole")
         )

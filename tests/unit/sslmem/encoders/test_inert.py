@@ -10,14 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sslmem.encoders import inert
+from sslmem.encoders import reader
 from tests.unit.sslmem.encoders import pickles as p
 
 UNREADABLE, UNSAFE = "checkpoint-unreadable", "checkpoint-unsafe"
 
 
 def answer(source: Path) -> dict[str, Any]:
-    return inert.answer(source, source.with_name("out"))
+    return reader.answer(source, source.with_name("out"))
 
 
 def refusal(source: Path, code: str = UNREADABLE) -> str:
