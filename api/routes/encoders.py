@@ -21,6 +21,7 @@ from service.artifacts import IncomingArtifact
 from service.context import Context
 from service.database import Session
 from service.errors import InvalidRequest
+from sslmem.encoders.settings import check_options
 
 router = APIRouter(prefix="/v1/encoders", tags=["encoders"], route_class=AuthorizedRoute)
 
@@ -123,6 +124,7 @@ def _options(text: str | None) -> dict[str, object]:
 
 def _values(body: EncoderBody) -> dict[str, Any]:
     """Columns of the row; a normalisation of which nothing is told is left to the file."""
+    check_options(body.options)
     values = body.model_dump()
     if body.mean is None and body.std is None:
         return {**values, "mean": [], "std": []}
