@@ -254,8 +254,8 @@ def load_used(case: Case, part: str, paths: Sequence[Path], device: torch.device
     loaded = [_load(encoder, given[encoder.file], device, representation) for encoder in used]
     if [encoder.weights_digest for encoder in loaded] != digests:
         raise StatementError(f"the weights of a {part} are not those that were scored")
-    for stated, encoder in zip(used, loaded, strict=True):
-        if not stated.suspicions and (found := suspicions(encoder)):
+    for stated, one in zip(used, loaded, strict=True):
+        if not stated.suspicions and (found := suspicions(one)):
             raise StatementError(f"a {part} is suspect, which the report does not say: {found[0]}")
     return loaded
 

@@ -160,7 +160,7 @@ def _unpack(path: Path, scratch: Path) -> dict[str, Path]:
         raise Refused("checkpoint-unreadable", f"expected an archive with weights in one folder; found {found}")
     numbers = {number: name for name, number in wanted[holding[0]].items()}
     left = 4 * path.stat().st_size + 2**20
-    files = {}
+    files: dict[str, Path] = {}
     for number, (_, _, read) in enumerate(_members(path)):
         if number in numbers:
             target = scratch / str(len(files))

@@ -131,7 +131,7 @@ def _is_told_again(name: str, setting: Setting) -> bool:
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str] | None]:
     try:
         with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in file.offset_keys()}, file.metadata()
     except Exception as error:
         raise UnreadableCheckpoint(f"{path.name} is not readable as safetensors: {error}") from error
 

@@ -35,6 +35,7 @@ def _convnext(rules: Rules, entries: Entries, chooser: Chooser) -> Found:
         raise StateDictMismatch(f"expected a stem of square patches; found {list(stem)}")
     for name in [name for name in renamed.entries if ".grn." in name]:
         renamed.replace(name, renamed[name].flatten())  # the authors': [1, 1, 1, D]
+    chooser.one_of("activation", "gelu", {"gelu": None})
     epsilon = chooser.choose("norm_eps", 1e-6)
     first: Tensor = renamed["stages.0.blocks.0.mlp.fc1.weight"]
     kwargs: dict[str, Any] = {

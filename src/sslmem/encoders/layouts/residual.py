@@ -10,7 +10,7 @@ from sslmem.encoders.settings import Chooser
 from sslmem.errors import StateDictMismatch
 
 STEM = 64
-DEPTHS = {
+DEPTHS: dict[tuple[str, tuple[int, ...]], int] = {
     ("basic", (2, 2, 2, 2)): 18,
     ("basic", (3, 4, 6, 3)): 34,
     ("bottleneck", (3, 4, 6, 3)): 50,
@@ -20,7 +20,7 @@ DEPTHS = {
 }
 
 
-class Widened(ResNet):
+class Widened(ResNet):  # type: ignore[misc]  # torchvision has no types
     """torchvision's ResNet of which every layer, the stem too, has several times as many channels."""
 
     def __init__(self, block: type[BasicBlock | Bottleneck], depths: tuple[int, ...], times: int) -> None:
@@ -29,14 +29,9 @@ class Widened(ResNet):
         self.conv1 = nn.Conv2d(3, self.inplanes, kernel_size=7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(self.inplanes)
         for i, depth in enumerate(depths):
-            layer = self._make_layer(block, self.inplanes_of(i) * times, depth, stride=1 if i == 0 else 2)
+            layer = self._make_layer(block, STEM * times * 2**i, depth, stride=1 if i == 0 else 2)
             setattr(self, f"layer{i + 1}", layer)
         self.fc = nn.Identity()
-
-    @staticmethod
-    def inplanes_of(layer: int) -> int:
-        """Channels of a layer of the usual width, before the block's expansion."""
-        return STEM * 2**layer
 
 
 def _residual(rules: Rules, notes: tuple[str, ...], entries: Entries, _: Chooser) -> Found:

@@ -71,6 +71,8 @@ def _as_timm(renamed: Renamed, heads: int | None, chooser: Chooser) -> Found:
         chooser.shown("num_heads", heads)
     if heads <= 0 or width % heads:
         raise StateDictMismatch(f"expected rotary positions that fit the width {width}; found {heads} heads")
+    only = "silu" if gated else "gelu"
+    chooser.one_of("activation", only, {only: None})
     epsilon = chooser.choose("norm_eps", 1e-5)
     temperature = chooser.choose("rope_temperature", 100.0)
     pooling = chooser.one_of("pooling", "token", {name: vit.POOLINGS[name] for name in ("token", "avg")})

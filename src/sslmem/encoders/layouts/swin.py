@@ -39,7 +39,7 @@ def _swin(entries: Entries, chooser: Chooser) -> Found:
         "depths": depths,
         "num_heads": tuple(table[1] for table in tables),
         "window_size": window,
-        "mlp_ratio": (renamed["layers.0.blocks.0.mlp.fc1.weight"].shape[0] + 0.5) / width,
+        "mlp_ratio": renamed["layers.0.blocks.0.mlp.fc1.weight"].shape[0] / width * (1 + 1e-9),  # rounded down
         "norm_layer": partial(nn.LayerNorm, eps=epsilon),
     }
     return Found(

@@ -137,9 +137,9 @@ def test_missing_file_is_refused(tmp_path: Path) -> None:
     assert "there is none at" in refusal(tmp_path / "none.pt")
 
 
-def test_folder_is_refused(tmp_path: Path) -> None:
+def test_folder_without_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    assert refusal(tmp_path / "folder").startswith("expected a checkpoint file")
+    assert "expected one file of weights, such as model.safetensors" in refusal(tmp_path / "folder")
 
 
 @pytest.mark.parametrize(

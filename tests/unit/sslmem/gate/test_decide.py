@@ -371,7 +371,7 @@ def test_doubts_about_the_baseline_are_doubts() -> None:
 # Suspect encoders
 
 
-def suspect(part: str = "target", **changes: object) -> Case:
+def suspect(part: str = "target", **changes: Any) -> Case:  # noqa: ANN401
     read = {
         "part": part, "file": FILE, "architecture": "resnet18", "input_size": 32, "mean": (0.5, 0.5, 0.5),
         "std": (0.5, 0.5, 0.5), "suspicions": ["it was never trained"],
