@@ -81,7 +81,8 @@ def register(
     values = {**values, "num_bytes": _keep_artifact(session, store, values["artifact_digest"])}
     if model is Encoder:
         # The check fills the two in; what was said stays beside them, so that saying it again finds the row.
-        values = {**values, "given_architecture": values["architecture"], "given_input_size": values["input_size"]}
+        given = {"given_architecture": values["architecture"], "given_input_size": values["input_size"]}
+        values = {"options": {}, **values, **given}
     statement = (
         postgresql.insert(model)
         .values(state="received", enqueued_at=func.clock_timestamp(), **values)

@@ -112,13 +112,14 @@ def _channels(name: str, text: str | None) -> list[float] | None:
 
 
 def _options(text: str | None) -> dict[str, object]:
-    """The options of an upload; whether they are usable the body's model and the check say."""
+    """The options of an upload, looked at before its body is received."""
     try:
         found = json.loads(text) if text is not None else {}
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise InvalidRequest(f"options: expected a JSON object; found {text!r}")
+    check_options(found)
     return found
 
 

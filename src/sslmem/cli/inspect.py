@@ -79,10 +79,10 @@ def _lines(found: dict[str, Any]) -> list[str]:
     if not found["usable"]:
         return [*lines, f"not usable as it is: {found['detail']} [{found['code']}]"]
     report = found["load_report"]
-    lines.append(f"producer: {report['producer']} ({found['confidence']})")
     lines.append(
-        f"audited: {report['branch']}, {report['architecture']}, {report['matched']} entries "
-        f"({report['renamed']} renamed), {report['representation']} of width {found['representation_dim']}"
+        f"producer: {report['producer']} ({found['confidence']}); audited: {report['branch']}, "
+        f"{report['architecture']}, {report['matched']} entries ({report['renamed']} renamed), "
+        f"{report['representation']} of width {found['representation_dim']}"
     )
     if report["other_branches"]:
         lines.append(f"also there: {', '.join(report['other_branches'])}; --branch takes another")
@@ -91,7 +91,9 @@ def _lines(found: dict[str, Any]) -> list[str]:
         lines.append(f"left out: {reasons}")
     settings = [f"{name} {_shown(one['value'])} ({one['source']})" for name, one in report["settings"].items()]
     lines.append("settings: " + ", ".join(settings))
-    lines.append("notes: " + "; ".join(report["inferred"]))
+    notes = [note for note in report["inferred"] if note.partition(" ")[0] not in report["settings"]]
+    if notes:
+        lines.append("notes: " + "; ".join(notes))
     lines += [f"SUSPECT: {suspicion}" for suspicion in report["suspicions"]]
     lines.append(f"digests: file {found['file_digest'] or 'none, a folder'}, weights {found['weights_digest']}")
     lines.append(_to_be_told(report))

@@ -109,7 +109,7 @@ class Chooser:
         return [
             f"{name} {setting.value}, which weights do not show: say it if it was another"
             for name, setting in self.settings.items()
-            if setting.source in ("default", "producer")
+            if name in OPTIONS and setting.source in ("default", "producer")
         ]
 
 

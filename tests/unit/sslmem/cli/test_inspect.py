@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from sslmem.cli import main
+from sslmem.gate.statement import file_digest
 from tests.unit.builders import save_torch
 from tests.unit.sslmem.encoders.test_producers import dino, state, vit
 
@@ -34,8 +36,10 @@ def test_file_is_described_in_a_few_lines(
     text = "\n".join(said)
     for expected in (
         "dino.pth: torch zip", "epoch 3", "args.arch x", "producer: DINO (certain)",
-        "audited: teacher, vit_tiny_patch8",
-        "also there: student", "num_heads 3, which weights do not show", "pooled of width 192, input 32 px",
+        "audited: teacher, vit_tiny_patch8, 42 entries (0 renamed), pooled of width 192", "also there: student",
+        "left out: 42 of another encoder: student, 4 of the projection head", "num_heads 3 (default)",
+        "input_size 32 (weights)", "mean 0.485,0.456,0.406 (default)", f"file {file_digest(file)}, weights sha256:",
+        "to be told, if it is otherwise: --option num_heads=...",
     ):  # fmt: skip
         assert expected in text
 
@@ -47,6 +51,21 @@ def test_same_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     assert found["load_report"]["branch"] == "student"
     assert found["load_report"]["other_branches"] == ["teacher"]
     assert "6 heads" in found["load_report"]["inferred"][0]
+
+
+def test_folder_is_described_with_what_it_says(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    save_file({f"encoder.{k}": v for k, v in state(vit()).items()}, folder / "model.safetensors")
+    config = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(config))
+    assert run(monkeypatch, folder, "--option", "num_heads=6") == 0
+    said = capsys.readouterr().out
+    for expected in ("model: folder, 42 tensors", "mean 0.1,0.2,0.3 (file)", "num_heads 6 (told)", "file none, a folder"):
+        assert expected in said
+    assert "--mean" not in said
 
 
 def test_choice_that_is_left_to_the_user_is_status_2_and_says_which(

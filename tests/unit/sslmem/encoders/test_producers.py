@@ -1,6 +1,7 @@
 """Checkpoints as producers write them load untouched, and the encoder is the original one to float precision."""
 
 import argparse
+import copy
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -737,13 +738,10 @@ class OpenAi(nn.Module):
 
 def openai_clip() -> Row:
     """TorchScript in half precision, with QuickGELU, which no weight shows."""
-    whole = clip(quick_gelu=True)
-    with torch.no_grad():
-        for parameter in whole.parameters():
-            parameter.copy_(parameter.half().float())
+    whole = clip(quick_gelu=True).half().float()
+    visual = copy.deepcopy(whole.get_submodule("visual"))
     with warnings.catch_warnings(action="ignore"):  # torch would rather have us export, which OpenAI did not
         script = torch.jit.trace(OpenAi(whole), torch.zeros(1, 3, 32, 32), check_trace=False).half()
-    visual = whole.get_submodule("visual")
     visual.proj = None  # type: ignore[assignment]
     return Row(script, visual, "OpenAI CLIP", "visual")
 
