@@ -55,8 +55,13 @@ def suspicions(encoder: Encoder) -> list[str]:
 
 def _as_initialised(norm: nn.Module) -> bool:
     state = norm.state_dict()
-    expected = {"weight": 1, "bias": 0, "running_mean": 0, "running_var": 1}
-    return all(bool((state[name] == value).all()) for name, value in expected.items() if name in state)
+    # Some networks begin with the last norm of each residual block at zero.
+    expected = {"weight": (0, 1), "bias": (0,), "running_mean": (0,), "running_var": (1,)}
+    return all(
+        any(bool((state[name] == value).all()) for value in values)
+        for name, values in expected.items()
+        if name in state
+    )
 
 
 def generated_samples() -> list[Sample]:

@@ -63,7 +63,12 @@ def test_folder_is_described_with_what_it_says(
     (folder / "preprocessor_config.json").write_text(json.dumps(config))
     assert run(monkeypatch, folder, "--option", "num_heads=6") == 0
     said = capsys.readouterr().out
-    for expected in ("model: folder, 42 tensors", "mean 0.1,0.2,0.3 (file)", "num_heads 6 (told)", "file none, a folder"):
+    for expected in (
+        "model: folder, 42 tensors",
+        "mean 0.1,0.2,0.3 (file)",
+        "num_heads 6 (told)",
+        "file none, a folder",
+    ):
         assert expected in said
     assert "--mean" not in said
 

@@ -49,7 +49,7 @@ def made(model: nn.Module) -> nn.Module:
 
 
 def token(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    return lambda views: model(views).last_hidden_state[:, 0]  
+    return lambda views: model(views).last_hidden_state[:, 0]
 
 
 def vit() -> Kind:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from sslmem.encoders.architectures import small_stem_resnet
@@ -15,6 +16,15 @@ def test_network_as_initialised_is_suspect() -> None:
     encoder = encoder_of(small_stem_resnet("resnet18")[0].eval())
     (found,) = suspicions(encoder)
     assert found == "all 20 norms are exactly as initialised: the weights were never trained"
+
+
+def test_network_whose_residual_blocks_begin_at_zero_is_suspect_as_initialised() -> None:
+    torch.manual_seed(0)
+    module = torchvision.models.resnet18(zero_init_residual=True)
+    module.fc = nn.Identity()
+    assert "all 20 norms are exactly as initialised: the weights were never trained" in suspicions(
+        encoder_of(module.eval())
+    )
 
 
 def test_network_whose_norms_have_moved_is_not() -> None:
