@@ -457,3 +457,74 @@ def test_any_meaningful_program_is_refused_or_read(folder: Path, bodies: list[by
     for path, body in zip(paths, bodies, strict=True):
         p.zip_file(path, p.program(p.EMPTY_DICT + p.text("w") + p.tensor() + p.SETITEM + body))
     read_all(paths)
+
+
+# The limits of the subprocess
+
+TRIES = """
+import errno, os, resource, sys
+from pathlib import Path
+sys.path.insert(0, str(Path(sys.argv[1]).resolve().parents[2]))
+from sslmem.encoders import reader
+reader.limit(1000)
+try:
+    bytearray(3 * 2**30)
+    print("memory: all of it")
+except MemoryError:
+    print("memory: bounded")
+try:
+    files = [open(os.devnull) for _ in range(100)]
+    print("files: all of them")
+except OSError as error:
+    print("files: bounded" if error.errno == errno.EMFILE else error)
+    files = []
+import signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+try:
+    with open(sys.argv[2], "wb") as file:
+        for _ in range(200):
+            file.write(bytes(2**20))
+    print("writing: without end")
+except OSError as error:
+    print("writing: bounded" if error.errno == errno.EFBIG else error)
+for name in ("AS", "CPU", "FSIZE", "NOFILE", "CORE"):
+    soft, hard = resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))
+    print(name, soft == hard != resource.RLIM_INFINITY)
+"""
+
+
+def test_reader_is_bounded_in_memory_files_and_what_it_writes_and_cannot_lift_the_bounds(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-I", "-c", TRIES, reader.__file__, str(tmp_path / "file")], capture_output=True, check=True
+    )
+    assert run.stdout.decode().splitlines() == [
+        "memory: bounded", "files: bounded", "writing: bounded",
+        *(f"{name} True" for name in ("AS", "CPU", "FSIZE", "NOFILE", "CORE")),
+    ]  # fmt: skip
+
+
+def test_reader_that_does_not_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock on the wall besides the limit of processor time: a reader that waits uses none."""
+    monkeypatch.setattr("sslmem.encoders.convert.WALL_SECONDS", 0.01)
+    assert isinstance(read(p.zip_file(tmp_path / "c", p.program(p.dict_of({"w": p.tensor()})))), UnsafeCheckpoint)
+
+
+def persistent(canary: Path) -> dict[str, bytes]:
+    """What persistent ids can be made to name; a real unpickler would ask its owner what they mean."""
+    call = p.call(p.named("os", "system"), p.text(f"touch {canary}"))
+    return {
+        "PERSID": b"Pos.system\n" + p.tuple_of(p.text(f"touch {canary}")) + p.REDUCE,
+        "BINPERSID of a call": call + b"Q",
+        "BINPERSID of a module": p.tuple_of(p.text("module"), p.named("os", "system"), p.text("x"), p.text("y")) + b"Q"
+        + p.tuple_of(p.text(f"touch {canary}")) + p.REDUCE,
+        "BINPERSID of a storage of a call": p.tuple_of(p.text("storage"), call, p.text("0"), p.text("cpu"), p.number(4))
+        + b"Q",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", persistent(Path()))
+def test_persistent_ids_call_nothing(tmp_path: Path, kind: str) -> None:
+    canary = tmp_path / "canary"
+    body = p.EMPTY_DICT + p.text("w") + p.tensor() + p.SETITEM + p.text("x") + persistent(canary)[kind] + p.SETITEM
+    reader.answer(p.zip_file(tmp_path / "c", p.program(body)), tmp_path / "out")
+    assert not canary.exists()
