@@ -52,7 +52,7 @@ def convert_checkpoint(source: Path, destination: Path, *, name: str | None = No
     """
     if not source.exists():
         raise UnreadableCheckpoint(f"expected a checkpoint file or folder; there is none at {source}")
-    script = str(Path(reader.__file__))
+    script, called = str(Path(reader.__file__)), name or source.resolve().name
     try:
         # -I: isolated from environment, user packages and the working directory.
         run = subprocess.run(  # noqa: S603  our own script, arguments are paths
@@ -66,7 +66,7 @@ def convert_checkpoint(source: Path, destination: Path, *, name: str | None = No
         )
     except subprocess.TimeoutExpired as error:
         destination.unlink(missing_ok=True)
-        raise UnsafeCheckpoint(f"reading {name or source.name} took more than {WALL_SECONDS} seconds") from error
+        raise UnsafeCheckpoint(f"reading {called} took more than {WALL_SECONDS} seconds") from error
     finally:
         shutil.rmtree(reader.parts_of(destination), ignore_errors=True)
     answer = _answer(run, source)
@@ -74,7 +74,7 @@ def convert_checkpoint(source: Path, destination: Path, *, name: str | None = No
         destination.unlink(missing_ok=True)
         if answer["code"] == reader.NO_ROOM:
             raise OSError(errno.ENOSPC, answer["detail"], str(destination))
-        raise _error(answer["code"])(f"{name or source.name}: {answer['detail']}")
+        raise _error(answer["code"])(f"{called}: {answer['detail']}")
     contents = CheckpointContents.model_validate(answer)
     if contents.container == "safetensors":
         shutil.copyfile(source, destination)

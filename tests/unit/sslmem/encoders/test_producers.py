@@ -881,7 +881,7 @@ def test_encoder_of_videos_is_refused_as_one(tmp_path: Path) -> None:
         load_checkpoint(save_torch(entries, tmp_path / "c"))
 
 
-@pytest.mark.parametrize("make", [dinov2, dinov3, moco, sslmem_mae, swav_wide, ibot_swin, dino_xcit, solo_learn])
+@pytest.mark.parametrize("make", [dinov2, dinov3, moco, sslmem_mae, ibot_swin, dino_xcit])
 def test_encoder_loads_again_by_the_name_it_was_given(tmp_path: Path, make: Callable[[], Row]) -> None:
     """A worker and ``verify`` load by the architecture and branch of the report."""
     path = save_torch(make().content, tmp_path / "c")
