@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test chaos check format docs performance constraints clean
+.PHONY: help setup demo run test chaos check format docs performance scaling constraints clean
 
 help:  ## Shows this list
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ docs: $(INSTALLED)  ## Regenerates the parts of the documentation that come from
 
 performance: $(INSTALLED)  ## Runs the benchmarks and writes docs/performance.md (keep the machine quiet)
 	$(BIN)/python -m benchmarks.report
+
+scaling: $(INSTALLED)  ## Measures what jobs cost and writes docs/scaling.md (keep the machine quiet)
+	$(BIN)/python -m benchmarks.scaling $(ARGS)
 
 constraints: $(INSTALLED)  ## Pins the versions that are installed now
 	$(BIN)/python -m pip list --format=freeze --exclude-editable | sort --ignore-case > constraints.txt

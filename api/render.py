@@ -1,6 +1,5 @@
 """Rows of the database as bodies of responses."""
 
-from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -21,7 +20,7 @@ from models.dataset import Dataset, RoleSet
 from models.encoder import Encoder
 from models.event import AuditEvent
 from models.operations import Worker
-from service.audits import Progress, suspicions_of
+from service.standing import Standing
 
 ENTRIES = ("loaded", "dropped")  # of a load report: a line for each entry of the file
 
@@ -99,14 +98,9 @@ def role_set_out(row: RoleSet, num_audits: int) -> RoleSetOut:
     )
 
 
-def audit_out(
-    row: Audit,
-    encoders: Mapping[str, Sequence[Encoder]],
-    progress: Progress,
-    reason: str | None,
-    deadline: datetime | None,
-) -> AuditOut:
+def audit_out(row: Audit, standing: Standing, deadline: datetime | None) -> AuditOut:
     """An audit."""
+    progress = standing.progress
     here = f"/v1/audits/{row.id}"
     return AuditOut(
         id=row.id,
@@ -120,13 +114,13 @@ def audit_out(
             samples_total=progress.samples_total,
             seconds_left=progress.seconds_left,
         ),
-        reason=reason,
+        reason=standing.reason,
         deadline_at=deadline,
         failure=_failure(row, failed=row.state == "failed"),
         dataset_id=row.dataset_id,
         role_set_id=row.role_set_id,
-        target_ids=[encoder.id for encoder in encoders["target"]],
-        reference_ids=[encoder.id for encoder in encoders["reference"]],
+        target_ids=standing.encoder_ids["target"],
+        reference_ids=standing.encoder_ids["reference"],
         spec=row.spec,
         spec_digest=row.spec_digest,
         created_at=row.created_at,
@@ -134,7 +128,7 @@ def audit_out(
         finished_at=row.finished_at,
         kept_at=row.kept_at,
         scores_deleted_at=row.scores_deleted_at,
-        suspicions=suspicions_of(encoders),
+        suspicions=standing.suspicions,
         links={
             "self": here,
             "events": f"{here}/events",

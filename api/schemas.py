@@ -450,6 +450,7 @@ class Health(BaseModel):
     status: Literal["ok", "degraded"]
     database: bool
     broker: bool
+    sweeper: bool
     version: str
 
 

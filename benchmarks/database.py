@@ -3,11 +3,13 @@
 * Committing the scores of a chunk, against a bare COPY of the same rows by the same driver and of the same bytes made
   beforehand, each into a table without index or constraint, in turns.
 * Summarising an audit, and then its summary, evidence and pages, by size.
+* Bytes on the disk for each sample, indexes included, and the memory of this process at its peak.
 """
 
 import argparse
 import json
 import random
+import resource
 import time
 import uuid
 from collections.abc import Callable
@@ -188,6 +190,36 @@ def _walk(context: Context, audit_id: uuid.UUID, sort: results.Sort, role: str |
     return median(seconds)
 
 
+# Tables that a sample has a row in before it has a score: the column of its owner, and what else it holds.
+MADE_UP = {
+    "dataset_samples": ("dataset_id", "looks", "decode(md5(i::text), 'hex')"),
+    "role_entries": ("role_set_id", "role", "'candidate'"),
+}
+
+
+def bytes_of_a_sample(context: Context, count: int) -> dict[str, float]:
+    """Bytes of a sample's rows by table: of its score as the audits before left it, of the others made up."""
+    audit = plan_audit(context, count, count)
+    owners = {"dataset_id": audit.dataset_id, "role_set_id": audit.role_set_id}
+    with context.sessions.begin() as session:
+
+        def size(table: str) -> float:
+            return float(session.execute(text(f"SELECT pg_total_relation_size('{table}')")).scalar_one())
+
+        scores = session.execute(text("SELECT count(*) FROM scores")).scalar_one()
+        found = {table: size(table) / scores for table in ("scores", "score_blocks")}
+        for table, (owner, column, value) in MADE_UP.items():
+            before = size(table)
+            made = (
+                f"INSERT INTO {table} ({owner}, position, path, sample_key, {column}) SELECT :owner, i, "  # noqa: S608
+                "'train/n' || lpad((i % 1000)::text, 8, '0') || '/n' || lpad(i::text, 17, '0') || '.JPEG', "
+                f"'sha256:' || md5(i::text) || md5((-i)::text), {value} FROM generate_series(1, :count) AS i"
+            )
+            session.execute(text(made), {"owner": owners[owner], "count": count})
+            found[table] = (size(table) - before) / count
+    return found
+
+
 def main() -> None:
     """Measures and prints; about a minute and a half."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.database", description=__doc__)
@@ -199,6 +231,8 @@ def main() -> None:
     with fresh_context() as context:
         found: dict[str, Any] = {"commit": commit_against_copy(context, arguments.turns, arguments.rows)}
         found["sizes"] = [by_size(context, size, arguments.rows) for size in arguments.samples]
+        found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        found["bytes_of_a_sample"] = bytes_of_a_sample(context, 100_000)
     print(json.dumps(found, indent=1))
     if arguments.json:
         arguments.json.write_text(json.dumps(found), encoding="utf-8")

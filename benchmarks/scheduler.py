@@ -25,10 +25,11 @@ from sqlalchemy import func, select, update
 from benchmarks.servers import fresh_context, plan_audit
 from models.audit import Chunk
 from service import chunks, jobs
-from service.audits import lock_audit, progress_of
+from service.audits import lock_audit
 from service.chunks import ChunkPlan
 from service.claims import claim_next
 from service.context import Context
+from service.standing import standing_of
 from service.sweep import sweep
 
 LEASE = 60.0
@@ -101,10 +102,11 @@ class Run:
 
 
 def simulate(context: Context, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Runs a large audit with small ones arriving meanwhile; returns the figures."""
+    """Runs large audits with small ones arriving meanwhile; returns the figures."""
     run = Run(context, arguments, random.Random(arguments.seed))  # noqa: S311  not for security
     start = time.perf_counter()
-    large = plan_audit(context, arguments.chunks * 64, 64, "large").id
+    each = arguments.chunks // arguments.audits
+    planned = [plan_audit(context, each * 64, 64, "large").id for _ in range(arguments.audits)]
     planning = time.perf_counter() - start
     ideal = arguments.chunks * arguments.chunk_seconds / arguments.workers
     for number in range(arguments.gates):
@@ -128,15 +130,16 @@ def simulate(context: Context, arguments: argparse.Namespace) -> dict[str, Any]:
             run.arrived[gate.id] = now
             run.wake(now)
             with context.sessions.begin() as session:
-                audit = lock_audit(session, large)
+                audit = lock_audit(session, planned[0])
                 begin = time.perf_counter()
                 if audit is not None:
-                    progress_of(session, audit)
+                    standing_of(session, audit)
                 run.costs["look"].append(time.perf_counter() - begin)
     with context.sessions.begin() as session:
         open_chunks = session.scalar(select(func.count()).where(Chunk.state != "done"))
     return {
         "workers": arguments.workers,
+        "audits": arguments.audits,
         "chunks": arguments.chunks,
         "chunk_seconds": arguments.chunk_seconds,
         "planning_seconds": planning,
@@ -162,7 +165,8 @@ def main() -> None:
     """Simulates and prints."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scheduler", description=__doc__)
     parser.add_argument("--workers", type=int, default=64)
-    parser.add_argument("--chunks", type=int, default=22_000, help="of the large audit")
+    parser.add_argument("--chunks", type=int, default=22_000, help="of the large audits together")
+    parser.add_argument("--audits", type=int, default=1, help="large ones, all requested at the start")
     parser.add_argument("--chunk-seconds", type=float, default=20.0)
     parser.add_argument("--gates", type=int, default=20, help="audits of 100 samples that arrive meanwhile")
     parser.add_argument("--stragglers", type=float, default=0.01, help="share of chunks that take five times as long")

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 import torchvision
 from safetensors.torch import save_file
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from benchmarks.servers import fresh_context
 from models.audit import Audit, Chunk
@@ -31,6 +31,7 @@ from service import audits, lifecycle
 from service.context import Context
 from service.embedded.process import spawn, stop
 from service.embedded.supervisor import WORKER_ENVIRONMENT
+from service.standing import samples_done
 from tests.support.materials import png, zip_of
 from tests.support.rows import add_dataset, add_encoder, add_roles, sample_paths
 from tests.support.waiting import eventually
@@ -131,7 +132,7 @@ def rate(context: Context, audit: Audit, seconds: float) -> float:
 
     def done() -> int:
         with context.sessions.begin() as session:
-            return session.scalars(select(audits.samples_done()).where(Chunk.audit_id == audit.id)).one()
+            return session.scalars(select(samples_done()).where(Chunk.audit_id == audit.id)).one()
 
     first, began = done(), time.perf_counter()
     time.sleep(seconds)
@@ -145,19 +146,27 @@ def workers_on(context: Context, audit: Audit) -> int:
         return session.scalars(running).one()
 
 
+def connections_to(context: Context) -> int:
+    """How many connections the database has."""
+    clients = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
+    with context.sessions.begin() as session:
+        return int(session.execute(text(clients)).scalar_one())
+
+
 def join(context: Context, inputs: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
     """One audit, by one worker and by two in turns."""
     audit = request(context, inputs, arguments.views_of_long, arguments.large)
     eventually(lambda: workers_on(context, audit) == 1, WAIT_SECONDS)
-    alone, together, joined = [], [], []
+    alone, together, joined, connections = [], [], [], []
     for turn in range(arguments.turns):
         alone.append(rate(context, audit, arguments.seconds))
-        began = time.perf_counter()
+        before, began = connections_to(context), time.perf_counter()
         with program(context, "worker", f"second-{turn}"):
             eventually(lambda: workers_on(context, audit) == 2, WAIT_SECONDS)
             joined.append(time.perf_counter() - began)
             time.sleep(10)  # it loads torch and the encoders
             together.append(rate(context, audit, arguments.seconds))
+            connections.append(connections_to(context) - before)
         print(f"alone {alone[-1]:.1f}, two {together[-1]:.1f} samples/s; joined in {joined[-1]:.1f} s", flush=True)
     if state_of(context, audit) != "running":
         raise RuntimeError("the audit ended too soon; ask for more samples")
@@ -169,6 +178,8 @@ def join(context: Context, inputs: dict[str, Any], arguments: argparse.Namespace
         "speed_up": mean(together) / mean(alone),
         "speed_ups": [two / one for one, two in zip(alone, together, strict=True)],
         "seconds_from_start_to_first_chunk": joined,
+        "connections_of_a_worker": max(connections),
+        "cores": os.cpu_count(),
     }
 
 

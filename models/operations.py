@@ -1,4 +1,4 @@
-"""Who may ask, and who works: API tokens and workers' signs of life."""
+"""Who may ask, and who works: API tokens, and signs of life of workers and sweepers."""
 
 import uuid
 
@@ -33,6 +33,16 @@ class Worker(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     device: Mapped[str]
     queues: Mapped[list[str]] = mapped_column(ARRAY(String), default=["default"], server_default="{default}")
+    started_at: Mapped[Now]
+    last_seen_at: Mapped[Time]
+
+
+class Sweeper(Base):
+    """A process that looks for lost work, with the last time that it did."""
+
+    __tablename__ = "sweepers"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
     started_at: Mapped[Now]
     last_seen_at: Mapped[Time]
 

@@ -1,12 +1,11 @@
-"""Audits as their requesters see them: request, progress, reason."""
+"""Audits as they are requested, planned and found again."""
 
 import math
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, exists, func, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from models.audit import Audit, AuditEncoder, Chunk
@@ -18,8 +17,6 @@ from service.idempotency import digest_of
 from service.queue import DEFAULT, SCORE_CHUNK, JobQueue
 from service.roles import get_roles
 from service.settings import Settings
-from service.turns import ahead_of
-from service.workers import clock, crew_of
 from sslmem.gate.case import suspected
 from sslmem.spec import COMPAT_FIELDS, ScoreSpec
 
@@ -28,15 +25,6 @@ FIRST_MESSAGES = 64
 # Whoever has an audit locked computes nothing meanwhile. A program that stops there for so long, frozen or swapped out,
 # loses its transaction, so that it does not hold up the audit's other workers and the sweeper.
 LOCK_IDLE_SECONDS = 30.0
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far an audit is; ``seconds_left`` follows from its rate so far."""
-
-    samples_done: int
-    samples_total: int
-    seconds_left: float | None
 
 
 def request_audit(
@@ -74,7 +62,7 @@ def request_audit(
 
     Returns:
         The audit, or the project's that was requested with the same encoders, dataset, roles and spec and has not
-        failed; and whether it is new.
+        failed, of the higher of both priorities; and whether it is new.
 
     Raises:
         EncoderNotFound: or another of the four is not there.
@@ -99,6 +87,7 @@ def request_audit(
     asked = {"targets": target_ids, "references": reference_ids, "dataset": dataset_id, "roles": role_set_id}
     request_digest = digest_of({**asked, "spec": full_spec.digest, "project": project})
     if not force and (found := _same(session, request_digest)) is not None:
+        found.priority = max(found.priority, priority)  # whoever is in a hurry shall not wait for the other's leisure
         return found, False
     audit = Audit(
         name=name,
@@ -214,45 +203,3 @@ def encoders_of(session: Session, audit_id: uuid.UUID) -> dict[str, list[Encoder
     for part, encoder in rows:
         parts[part].append(encoder)
     return parts
-
-
-def progress_of(session: Session, audit: Audit) -> Progress:
-    """How far an audit is, running chunks included."""
-    done, now = session.execute(select(samples_done(), func.clock_timestamp()).where(Chunk.audit_id == audit.id)).one()
-    left, new = None, done - audit.rate_from
-    if audit.state == "running" and audit.rate_since is not None and new > 0:
-        elapsed = (now - audit.rate_since).total_seconds()
-        left = elapsed / new * (audit.num_samples - done)
-    return Progress(done, audit.num_samples, left)
-
-
-def samples_done() -> ColumnElement[int]:
-    """The samples done of the chunks that a statement selects, running ones included."""
-    done = case((Chunk.state == "done", Chunk.stop - Chunk.start), (Chunk.state == "running", Chunk.num_done), else_=0)
-    return func.coalesce(func.sum(done), 0)
-
-
-def reason_of(session: Session, audit: Audit) -> str | None:
-    """Why an audit that has not ended does not move; None if it moves or has ended."""
-    if audit.state == "paused":
-        return "paused; no further chunk begins until it is resumed"
-    if audit.state not in ("queued", "running", "finalising"):
-        return None
-    # Any worker can summarise; scores are for those of the audit's queue.
-    crew = crew_of(session, DEFAULT if audit.state == "finalising" else audit.queue)
-    if crew.absence is not None:
-        return crew.absence
-    if audit.state == "finalising":
-        return None if audit.lease_owner else f"all is scored; waiting for a worker to summarise it: {crew.presence}"
-    if session.scalar(select(exists().where(Chunk.audit_id == audit.id, Chunk.state == "running"))):
-        return None
-    later = (
-        (Chunk.state == "queued") & Chunk.failure_detail.is_not(None) & (Chunk.available_at > func.clock_timestamp())
-    )
-    failed = select(Chunk.available_at, Chunk.failure_detail).where(Chunk.audit_id == audit.id, later)
-    retry = session.execute(failed.order_by(Chunk.number).limit(1)).one_or_none()
-    if retry is not None:
-        return f"a chunk failed and is tried again at {clock(retry.available_at)}: {retry.failure_detail}"
-    ahead = ahead_of(session, audit)
-    turn = "it is next" if not ahead else f"{ahead} audit{'s are' if ahead > 1 else ' is'} ahead"
-    return f"waiting for a worker: {turn}; {crew.presence}"

@@ -6,6 +6,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.context import Context
+from service.workers import sweeper_absence
 
 
 def database_answers(context: Context) -> bool:
@@ -16,6 +17,15 @@ def database_answers(context: Context) -> bool:
     except SQLAlchemyError:
         return False
     return True
+
+
+def sweeper_lives(context: Context) -> bool:
+    """Whether a sweeper looks for lost work."""
+    try:
+        with context.sessions.begin() as session:
+            return sweeper_absence(session) is None
+    except SQLAlchemyError:
+        return False
 
 
 def broker_answers(context: Context) -> bool:

@@ -18,7 +18,7 @@ from service.database import storable
 from service.errors import DatasetNotFound, EncoderNotFound, InUse, NotReady, ServiceError
 from service.jobs import LeaseLost
 from service.queue import CHECK_DATASET, CHECK_ENCODER, DEFAULT, JobQueue
-from service.workers import clock, crew_of
+from service.workers import clock, crew_of, sweeper_absence
 
 Row = TypeVar("Row", Encoder, Dataset)
 
@@ -117,7 +117,8 @@ def reason_of(session: Session, row: Encoder | Dataset) -> str | None:
     before = (model.state == "received") & (model.created_at < row.created_at)
     ahead = session.scalar(select(func.count()).where(before)) or 0
     turn = "it is next" if not ahead else f"{ahead} {'is' if ahead == 1 else 'are'} ahead"
-    return f"waiting for a worker to check it: {turn}; {crew.presence}"
+    absence = sweeper_absence(session)
+    return f"waiting for a worker to check it: {turn}; {crew.presence}{f'; but {absence}' if absence else ''}"
 
 
 def first_waiting(session: Session, model: IntakeModel) -> uuid.UUID | None:

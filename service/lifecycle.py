@@ -9,9 +9,10 @@ from models.audit import Audit, AuditEncoder, AuditEvidence, Chunk, Score, Score
 from models.database import SessionFactory
 from models.webhook import WebhookDelivery
 from service import intake, states
-from service.audits import announce_first, lock_audit, samples_done
+from service.audits import announce_first, lock_audit
 from service.errors import AuditKept, AuditNotEnded, AuditNotFound, InvalidMove, ScoresDeleted
 from service.queue import FINALISE_AUDIT, JobQueue
+from service.standing import samples_done
 
 SCORE_BATCH = 20_000  # rows that one transaction deletes
 

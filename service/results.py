@@ -9,10 +9,11 @@ from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import csv as pa_csv
 from pydantic import Field, FiniteFloat, TypeAdapter
-from sqlalchemy import ARRAY, Integer, and_, any_, literal, or_, select
+from sqlalchemy import ARRAY, Integer, and_, any_, func, literal, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -24,7 +25,7 @@ from service.cursors import decode_cursor, encode_cursor
 from service.database import storable
 from service.errors import AuditNotSucceeded, InvalidRequest, ScoresDeleted
 from service.order import ALL, positions_near
-from sslmem.report.columns import NUMBERS, ScoreColumns
+from sslmem.report.columns import LISTS, NUMBERS, TEXTS, ScoreColumns
 from sslmem.report.evidence import Evidence, gather_evidence
 from sslmem.report.rows import ScoreRow
 from sslmem.report.summary import Summary
@@ -85,9 +86,10 @@ def evidence_of(sessions: SessionFactory, audit_id: uuid.UUID, *, confidence: fl
         kept = session.get(AuditEvidence, values)
         if kept is not None:
             return Evidence.model_validate(kept.evidence)
-        rows = list(all_rows(session, audit_id))
+        _, columns = all_columns(session, audit_id)
+        _still_there(session, audit_id)
         suspicions = suspicions_of(encoders_of(session, audit_id))
-    evidence = gather_evidence(rows, summary, confidence=confidence, fdr=fdr, suspicions=suspicions)
+    evidence = gather_evidence(columns, summary, confidence=confidence, fdr=fdr, suspicions=suspicions)
     with sessions.begin() as session:
         locked = lock_audit(session, audit_id)
         if locked is not None and locked.scores_deleted_at is None:
@@ -97,15 +99,24 @@ def evidence_of(sessions: SessionFactory, audit_id: uuid.UUID, *, confidence: fl
 
 
 def all_columns(session: Session, audit_id: uuid.UUID) -> tuple[NDArray[np.int64], ScoreColumns]:
-    """Positions and columns of all scores of an audit, in the order of samples; no Python object is made per number."""
-    names = ("sample", "role", "skipped", *NUMBERS)
+    """Positions and columns of all scores of an audit, in the order of samples; no Python object is made per number.
+
+    Raises:
+        ValueError: a score is not a number.
+    """
     driver = session.connection().connection.driver_connection
     if driver is None:
         raise RuntimeError("the session has no connection to the database")
-    query = (
-        f"COPY (SELECT position, {', '.join(names)} FROM scores WHERE audit_id = %s ORDER BY position) TO STDOUT CSV"  # noqa: S608  names of ours
-    )
-    types = {"position": pa.int64()} | dict.fromkeys(names[:3], pa.string()) | dict.fromkeys(NUMBERS, pa.float64())
+    # Each row tells of as many encoders as any other that has a score.
+    widths = session.execute(
+        select(*(func.coalesce(func.max(func.cardinality(getattr(Score, name))), 0) for name in LISTS)).where(
+            Score.audit_id == audit_id
+        )
+    ).one()
+    lists = [f"{name}[{i + 1}]" for name, width in zip(LISTS, widths, strict=True) for i in range(width)]
+    names = ["position", *TEXTS, *NUMBERS, *lists]
+    query = f"COPY (SELECT {', '.join(names)} FROM scores WHERE audit_id = %s ORDER BY position) TO STDOUT CSV"  # noqa: S608  names of ours
+    types = dict.fromkeys(names, pa.float64()) | dict.fromkeys(TEXTS, pa.string()) | {"position": pa.int64()}
     with driver.cursor() as cursor, cursor.copy(query, (audit_id,)) as copy, tempfile.TemporaryFile() as file:
         for block in copy:
             file.write(block)
@@ -114,13 +125,18 @@ def all_columns(session: Session, audit_id: uuid.UUID) -> tuple[NDArray[np.int64
         file.seek(0)
         table = pa_csv.read_csv(
             file,
-            read_options=pa_csv.ReadOptions(column_names=list(types)),
+            read_options=pa_csv.ReadOptions(column_names=names),
             parse_options=pa_csv.ParseOptions(newlines_in_values=True),
             convert_options=pa_csv.ConvertOptions(
                 column_types=types, null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False
             ),
         )
-    values = {name: table[name].to_numpy() for name in types}
+    if pc.any(pc.is_nan(table["score"])).as_py():
+        raise ValueError("expected finite scores; one is not a number")
+    values = {name: table[name].to_numpy() for name in ("position", *TEXTS, *NUMBERS)}
+    for name in LISTS:
+        columns = [table[one].to_numpy() for one in lists if one.startswith(f"{name}[")]
+        values[name] = np.stack(columns, axis=1) if columns else np.empty((len(table), 0))
     return values.pop("position"), ScoreColumns(**values)
 
 
@@ -200,8 +216,16 @@ def all_rows(session: Session, audit_id: uuid.UUID) -> Iterator[ScoreRow]:
         .execution_options(yield_per=BATCH)
     )
     with session.execute(statement) as found:
-        # Asked after the rows were chosen: what is deleted from now on is still among them.
-        if session.scalar(select(Audit.scores_deleted_at).where(Audit.id == audit_id)) is not None:
-            raise ScoresDeleted
+        _still_there(session, audit_id)
         for row in found:
             yield ScoreRow(*row)
+
+
+def _still_there(session: Session, audit_id: uuid.UUID) -> None:
+    """Accepts rows that were chosen a moment ago: what is deleted from now on is still among them.
+
+    Raises:
+        ScoresDeleted: they were deleted before.
+    """
+    if session.scalar(select(Audit.scores_deleted_at).where(Audit.id == audit_id)) is not None:
+        raise ScoresDeleted

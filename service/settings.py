@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(
         default=60, gt=0, description="A worker that has not renewed its lease for so long counts as lost."
     )
-    sweep_seconds: float = Field(default=5, gt=0, description="How often the sweeper looks for lost work.")
+    sweep_seconds: float = Field(default=5, gt=0, le=20, description="How often the sweeper looks for lost work.")
     resend_seconds: float = Field(
         default=20, gt=0, description="After so long without being claimed, work is announced again."
     )

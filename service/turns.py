@@ -9,15 +9,9 @@ import uuid
 from collections.abc import Collection
 
 from sqlalchemy import ColumnElement, Select, exists, func, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import aliased
 
 from models.audit import Audit, Chunk
-
-
-def ahead_of(session: Session, audit: Audit) -> int:
-    """How many audits of its queue have their turn before a waiting one."""
-    order = list(session.scalars(turns([audit.queue])))
-    return order.index(audit.id) if audit.id in order else 0
 
 
 def turns(queues: Collection[str]) -> Select[uuid.UUID]:

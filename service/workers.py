@@ -1,4 +1,4 @@
-"""Signs of life of the workers, and the queues that they serve."""
+"""Signs of life of workers and sweepers, and the queues that workers serve."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from models.audit import QUEUES, Audit, Chunk
 from models.dataset import Dataset
 from models.encoder import Encoder
-from models.operations import Worker
+from models.operations import Sweeper, Worker
 from service.jobs import seconds
 from service.queue import DEFAULT
 
@@ -26,6 +26,23 @@ def beat(session: Session, worker_id: str, device: str, queues: Sequence[str] = 
     statement = postgresql.insert(Worker).values(id=worker_id, **values)
     session.execute(statement.on_conflict_do_update(index_elements=[Worker.id], set_=values))
     session.execute(delete(Worker).where(Worker.last_seen_at < func.clock_timestamp() - seconds(FORGET_SECONDS)))
+
+
+def beat_of_sweeper(session: Session, sweeper_id: str) -> None:
+    """Notes that a sweeper is about to look for lost work."""
+    now = func.clock_timestamp()
+    statement = postgresql.insert(Sweeper).values(id=sweeper_id, last_seen_at=now)
+    session.execute(statement.on_conflict_do_update(index_elements=[Sweeper.id], set_={"last_seen_at": now}))
+    session.execute(delete(Sweeper).where(Sweeper.last_seen_at < now - seconds(FORGET_SECONDS)))
+
+
+def sweeper_absence(session: Session) -> str | None:
+    """Since when no sweeper looks for lost work; None if one does."""
+    alive = Sweeper.last_seen_at > func.clock_timestamp() - seconds(ALIVE_SECONDS)
+    seen, lives = session.execute(select(func.max(Sweeper.last_seen_at), func.bool_or(alive))).one()
+    if seen is None:
+        return "no sweeper has connected in the last week; start one with python -m worker.sweeper"
+    return None if lives else f"no sweeper has been seen since {clock(seen)}"
 
 
 def list_workers(session: Session) -> list[tuple[Worker, bool]]:
@@ -94,10 +111,11 @@ class Waiting:
 
 def queues(session: Session) -> list[Waiting]:
     """What waits and what runs, by queue."""
-    return [_waiting(session, name) for name in QUEUES]
+    absence = sweeper_absence(session)
+    return [_waiting(session, name, absence) for name in QUEUES]
 
 
-def _waiting(session: Session, name: str) -> Waiting:
+def _waiting(session: Session, name: str, absence: str | None) -> Waiting:
     crew = crew_of(session, name)
     of_chunks = (
         select(Chunk.state, func.count())
@@ -117,5 +135,5 @@ def _waiting(session: Session, name: str) -> Waiting:
         chunks_waiting=states.get("queued", 0),
         chunks_running=states.get("running", 0),
         checks_waiting=checks,
-        reason=crew.absence if audits or checks else None,
+        reason=crew.absence or absence if audits or checks else None,
     )

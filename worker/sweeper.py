@@ -1,7 +1,9 @@
 """``python -m worker.sweeper`` looks every few seconds for work that nobody has, and for what was left lying."""
 
 import logging
+import os
 import signal
+import socket
 import threading
 import time
 
@@ -10,6 +12,7 @@ from service.context import Context
 from service.logs import set_up_logging
 from service.settings import get_settings
 from service.sweep import sweep
+from service.workers import beat_of_sweeper
 from worker import courier
 
 logger = logging.getLogger(__name__)
@@ -17,9 +20,13 @@ logger = logging.getLogger(__name__)
 
 def run(context: Context, stop: threading.Event) -> None:
     """Sweeps until told to stop; a database that is away is waited for."""
-    looked_at = float("-inf")
-    while not stop.wait(context.settings.sweep_seconds):
+    looked_at, name = float("-inf"), f"{socket.gethostname()}:{os.getpid()}"
+    pause = 0.0  # the first look is at once
+    while not stop.wait(pause):
+        pause = context.settings.sweep_seconds
         try:
+            with context.sessions.begin() as session:
+                beat_of_sweeper(session, name)
             with context.sessions.begin() as session:
                 moved = sweep(session, context.queue, context.settings)
             if moved:

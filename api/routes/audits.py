@@ -3,7 +3,7 @@
 import csv
 import io
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
@@ -22,6 +22,7 @@ from service import audits, chunks, lifecycle, results
 from service.context import Context
 from service.database import Session
 from service.deadlines import deadline_of
+from service.standing import standings
 from sslmem.datasets.source import open_dataset
 from sslmem.report.evidence import Evidence
 from sslmem.report.html import render_report
@@ -33,9 +34,12 @@ router = APIRouter(prefix="/v1/audits", tags=["audits"], route_class=AuthorizedR
 
 
 def _out(session: Session, context: Context, audit: Audit) -> AuditOut:
-    progress, reason = audits.progress_of(session, audit), audits.reason_of(session, audit)
-    deadline = deadline_of(audit, context.settings)
-    return audit_out(audit, audits.encoders_of(session, audit.id), progress, reason, deadline)
+    return _outs(session, context, [audit])[0]
+
+
+def _outs(session: Session, context: Context, rows: Sequence[Audit]) -> list[AuditOut]:
+    found = zip(rows, standings(session, rows), strict=True)
+    return [audit_out(row, standing, deadline_of(row, context.settings)) for row, standing in found]
 
 
 @router.post("", status_code=202, responses=already(AuditOut) | problems(400, 404, 409, 410))
@@ -83,7 +87,7 @@ def list_audits(
 ) -> PageOut[AuditOut]:
     """Lists the audits, newest first."""
     rows, next_cursor = page_of(session, Audit, limit, cursor)
-    return PageOut(items=[_out(session, context, row) for row in rows], next_cursor=next_cursor)
+    return PageOut(items=_outs(session, context, rows), next_cursor=next_cursor)
 
 
 @router.get("/{audit_id}", responses=problems(404))

@@ -22,6 +22,7 @@ from service.cursors import decode_cursor, encode_cursor
 from service.database import UNAVAILABLE
 from service.errors import AuditNotFound
 from service.events import PAGE_PLACE, News, news
+from service.standing import standing_of
 
 logger = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1/audits", tags=["audits"], route_class=AuthorizedRoute)
@@ -54,7 +55,7 @@ def _look(context: Context, audit_id: uuid.UUID, after: int) -> News:
 
 def _progress(context: Context, audit_id: uuid.UUID) -> ProgressOut:
     with context.sessions.begin() as session:
-        found = audits.progress_of(session, audits.get_audit(session, audit_id))
+        found = standing_of(session, audits.get_audit(session, audit_id)).progress
     return ProgressOut(
         samples_done=found.samples_done, samples_total=found.samples_total, seconds_left=found.seconds_left
     )

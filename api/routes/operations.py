@@ -1,6 +1,6 @@
 """``/v1/health``, ``/v1/limits``, ``/v1/workers``, ``/v1/queues``, and what is stored for how long."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Response
 from pydantic import TypeAdapter
@@ -23,7 +23,7 @@ from api.schemas import (
 )
 from service import retention
 from service.cursors import decode_cursor, encode_cursor
-from service.health import broker_answers, database_answers
+from service.health import broker_answers, database_answers, sweeper_lives
 from service.storage import storage
 from service.usage import page_of_artifacts
 from service.workers import list_workers, queues
@@ -37,11 +37,15 @@ router = APIRouter(prefix="/v1", tags=["operations"], route_class=AuthorizedRout
 
 @public.get("/health", responses={503: {"model": Health, "description": "Database or broker is away"}})
 def get_health(context: ContextDep, response: Response) -> Health:
-    """Whether database and broker answer; 503 if not. Needs no token."""
+    """Whether database and broker answer, 503 if not; and whether a sweeper looks for lost work. Needs no token.
+
+    Without a sweeper requests are served and audits run, but a worker's chunk that is lost stays so until there is one.
+    """
     database, broker = database_answers(context), broker_answers(context)
-    well = database and broker
-    response.status_code = 200 if well else 503
-    return Health(status="ok" if well else "degraded", database=database, broker=broker, version=__version__)
+    sweeper = database and sweeper_lives(context)
+    response.status_code = 200 if database and broker else 503
+    status: Literal["ok", "degraded"] = "ok" if database and broker and sweeper else "degraded"
+    return Health(status=status, database=database, broker=broker, sweeper=sweeper, version=__version__)
 
 
 @router.get("/limits", responses=problems())

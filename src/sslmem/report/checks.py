@@ -7,8 +7,8 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from sslmem.report.columns import ScoreColumns, Scores
 from sslmem.report.effects import welch_p_value
-from sslmem.report.rows import ScoreRow
 from sslmem.report.summary import Summary
 from sslmem.report.twins import twins_of
 from sslmem.roles import ROLES
@@ -76,7 +76,7 @@ class EncoderQuality(BaseModel):
 
 
 def run_checks(
-    rows: Sequence[ScoreRow],
+    rows: Scores,
     summary: Summary,
     quality: EncoderQuality | None,
     read_image: Callable[[str], bytes] | None,
@@ -91,6 +91,7 @@ def run_checks(
         read_image: returns a sample's encoded bytes by its path.
         suspicions: what the probe of the encoders found, as sentences.
     """
+    rows = ScoreColumns.of(rows)
     return [
         _enough_samples(rows),
         _few_skipped(rows),
@@ -102,59 +103,61 @@ def run_checks(
     ]
 
 
-def check_images(rows: Sequence[ScoreRow], read_image: Callable[[str], bytes] | None) -> list[Check]:
+def check_images(rows: Scores, read_image: Callable[[str], bytes] | None) -> list[Check]:
     """The checks of images against each other, which need no scores."""
+    rows = ScoreColumns.of(rows)
     return [_roles_apart(rows), _few_twins(rows, read_image)]
 
 
-def _enough_samples(rows: Sequence[ScoreRow]) -> Check:
+def _enough_samples(rows: ScoreColumns) -> Check:
     # An image that is there many times counts once.
-    images = {(row.role, row.sample_key or row.sample) for row in rows if row.score is not None}
-    found = Counter(role for role, _ in images)
+    images = np.where(rows.sample_key.astype(bool), rows.sample_key, rows.sample)
+    ours = {role: (rows.role == role) & rows.has_score() for role in MIN_SAMPLES}
+    found = {role: len(set(images[mask].tolist())) for role, mask in ours.items()}
     detail = "; ".join(f"{role}: expected at least {least}, found {found[role]}" for role, least in MIN_SAMPLES.items())
     enough = all(found[role] >= least for role, least in MIN_SAMPLES.items())
     return Check(id="enough-samples", status="ok" if enough else "failed", detail=f"different images: {detail}")
 
 
-def _few_skipped(rows: Sequence[ScoreRow]) -> Check:
+def _few_skipped(rows: ScoreColumns) -> Check:
     parts, worst = [], 0.0
     for role in ROLES:
-        ours = [row for row in rows if row.role == role]
-        skipped = sum(row.score is None for row in ours)
+        ours = rows.role == role
+        num, skipped = int(ours.sum()), int((ours & ~rows.has_score()).sum())
         if skipped:
-            parts.append(f"{role}: {skipped} of {len(ours)}")
-            worst = max(worst, skipped / len(ours))
+            parts.append(f"{role}: {skipped} of {num}")
+            worst = max(worst, skipped / num)
     detail = f"expected at most {MAX_SKIPPED:.0%} of a role without a score; found {'; '.join(parts) or 'none'}"
     return Check(id="skipped-samples", status="failed" if worst > MAX_SKIPPED else "ok", detail=detail)
 
 
-def _roles_apart(rows: Sequence[ScoreRow]) -> Check:
+def _roles_apart(rows: ScoreColumns) -> Check:
     expected = "expected each image in one role"
-    roles: dict[str, set[str]] = {}
-    names: dict[str, list[str]] = {}
-    for row in rows:
-        if row.sample_key is not None and row.role is not None and row.score is not None:
-            roles.setdefault(row.sample_key, set()).add(row.role)
-            names.setdefault(row.sample_key, []).append(row.sample)
-    if not roles:
+    known = rows.take((rows.sample_key != None) & (rows.role != None) & rows.has_score())  # noqa: E711  elementwise
+    if not len(known):
         return Check(id="roles-apart", status="unknown", detail=f"{expected}; the rows carry no sample keys or roles")
-    twice = [key for key, found in roles.items() if len(found) > 1]
-    shown = "; ".join(" = ".join(names[key][:2]) for key in twice[:NUM_SHOWN])
+    keys, first, twice = known.sample_key.tolist(), dict[str, str](), dict[str, None]()
+    for key, role in zip(keys, known.role.tolist(), strict=True):
+        if first.setdefault(key, role) != role:
+            twice[key] = None
+    shown = "; ".join(" = ".join(known.sample[known.sample_key == key][:2]) for key in list(twice)[:NUM_SHOWN])
     detail = f"{expected}; found {len(twice)} in several" + (f", first {shown}" if twice else "")
     return Check(id="roles-apart", status="failed" if twice else "ok", detail=detail)
 
 
-def _few_twins(rows: Sequence[ScoreRow], read_image: Callable[[str], bytes] | None) -> Check:
+def _few_twins(rows: ScoreColumns, read_image: Callable[[str], bytes] | None) -> Check:
     expected = f"expected at most {MAX_TWINS:.0%} of the candidates to have a twin, which hides or mimics training"
-    candidates = [row for row in rows if row.role == "candidate" and row.score is not None]
-    if any(row.sample_key is None for row in candidates):
+    scored = rows.take(rows.has_score())
+    candidates = scored.take(scored.role == "candidate")
+    if (candidates.sample_key == None).any():  # noqa: E711  elementwise
         return Check(id="few-twins", status="unknown", detail=f"{expected}; the rows carry no sample keys")
-    times = Counter(row.sample_key for row in rows if row.score is not None)
-    found = [row.sample for row in candidates if times[row.sample_key] > 1]
+    times = Counter(scored.sample_key.tolist())
+    names, keys = candidates.sample.tolist(), candidates.sample_key.tolist()
+    found = [name for name, key in zip(names, keys, strict=True) if times[key] > 1]
     looked = "equal files only"
     if read_image is not None:
-        others = [row.sample for row in rows if row.role not in ("candidate", None) and row.score is not None]
-        near = twins_of([row.sample for row in candidates], others, read_image)
+        others = scored.sample[(scored.role != "candidate") & (scored.role != None)].tolist()  # noqa: E711  elementwise
+        near = twins_of(names, others, read_image)
         found = sorted({*found, *(name for name, _ in near)})
         looked = "equal files and near duplicates"
     shown = f", first {', '.join(found[:NUM_SHOWN])}" if found else ""
@@ -162,20 +165,16 @@ def _few_twins(rows: Sequence[ScoreRow], read_image: Callable[[str], bytes] | No
     return Check(id="few-twins", status="failed" if len(found) > MAX_TWINS * len(candidates) else "ok", detail=detail)
 
 
-def _alignments(rows: Sequence[ScoreRow]) -> tuple[float, float] | None:
+def _alignments(rows: ScoreColumns) -> tuple[float, float] | None:
     """Mean alignment distances of targets and references on external images."""
-    found = [
-        (row.alignment_target, row.alignment_reference)
-        for row in rows
-        if row.role == "external" and row.alignment_target is not None and row.alignment_reference is not None
-    ]
-    if not found:
+    external = rows.take(rows.role == "external")
+    known = external.take(~np.isnan(external.alignment_target) & ~np.isnan(external.alignment_reference))
+    if not len(known):
         return None
-    target, reference = np.mean(found, axis=0).tolist()
-    return target, reference
+    return float(known.alignment_target.mean()), float(known.alignment_reference.mean())
 
 
-def _reference_matches(rows: Sequence[ScoreRow], quality: EncoderQuality | None) -> Check:
+def _reference_matches(rows: ScoreColumns, quality: EncoderQuality | None) -> Check:
     expected = f"expected target and reference to be alike on external images: alignment within {MAX_ALIGNMENT_RATIO}x"
     alignments = _alignments(rows)
     if alignments is None:
@@ -199,7 +198,7 @@ def _reference_matches(rows: Sequence[ScoreRow], quality: EncoderQuality | None)
     return Check(id="reference-matches", status="ok" if alike else "failed", detail=detail)
 
 
-def _not_collapsed(rows: Sequence[ScoreRow], summary: Summary, quality: EncoderQuality | None) -> Check:
+def _not_collapsed(rows: ScoreColumns, summary: Summary, quality: EncoderQuality | None) -> Check:
     name = "not-collapsed"
     expected = "expected encoders that tell images and views apart"
     alignments, spec = _alignments(rows), summary.spec
@@ -220,7 +219,7 @@ def _not_collapsed(rows: Sequence[ScoreRow], summary: Summary, quality: EncoderQ
 
 
 def _encoders_plausible(
-    rows: Sequence[ScoreRow], summary: Summary, quality: EncoderQuality | None, suspicions: Sequence[str]
+    rows: ScoreColumns, summary: Summary, quality: EncoderQuality | None, suspicions: Sequence[str]
 ) -> Check:
     faults = [*suspicions, *_digest_faults(summary)]
     spread = _spread_of_scores(rows)
@@ -249,9 +248,9 @@ def _encoders_plausible(
     )
 
 
-def _spread_of_scores(rows: Sequence[ScoreRow]) -> float | None:
+def _spread_of_scores(rows: ScoreColumns) -> float | None:
     """Standard deviation of the scores, as a part of the reference's mean alignment distance."""
-    scores = [row.score for row in rows if row.score is not None]
+    scores = rows.score[rows.has_score()]
     alignments = _alignments(rows)
     if len(scores) < FOR_SPREAD or alignments is None or alignments[1] <= 0:
         return None
@@ -268,12 +267,9 @@ def _digest_faults(summary: Summary) -> list[str]:
     return faults
 
 
-def _p_value_of_contradiction(rows: Sequence[ScoreRow]) -> float | None:
+def _p_value_of_contradiction(rows: ScoreColumns) -> float | None:
     """One-sided p-value of candidates scoring below externals (Welch); None where it cannot be told."""
-    ours, null = (
-        np.array([row.score for row in rows if row.role == role and row.score is not None], dtype=np.float64)
-        for role in ("candidate", "external")
-    )
+    ours, null = (rows.score[(rows.role == role) & rows.has_score()] for role in ("candidate", "external"))
     if len(ours) < 2 or len(null) < 2:
         return None
     return welch_p_value(null, ours)

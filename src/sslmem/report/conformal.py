@@ -8,6 +8,7 @@ positively, so that Benjamini and Hochberg's procedure still controls the rate (
 
 from collections.abc import Sequence
 from math import ceil
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +56,7 @@ def q_values(p_values: Floats) -> Floats:
 
 
 def significant_samples(
-    names: Sequence[str], scores: Floats, null: Floats, *, fdr: float
+    names: Sequence[str] | NDArray[Any], scores: Floats, null: Floats, *, fdr: float
 ) -> tuple[SignificantSample, ...]:
     """The memorized among candidates ``[n]`` at a false discovery rate, most significant first."""
     if len(scores) == 0 or len(null) == 0:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from sslmem.report.checks import Check, EncoderFigures, EncoderQuality, run_checks
+from sslmem.report.columns import ScoreColumns, Scores
 from sslmem.report.conformal import SignificantSample, fewest_discoverable, significant_samples
 from sslmem.report.effects import (
     Difference,
@@ -21,7 +22,6 @@ from sslmem.report.effects import (
     share_interval,
     welch_p_value,
 )
-from sslmem.report.rows import ScoreRow
 from sslmem.report.statistics import Interval, auc_interval, mean_interval
 from sslmem.report.summary import Summary
 from sslmem.report.uncertainty import Uncertainty, uncertainty_of
@@ -96,7 +96,7 @@ class Evidence(BaseModel):
 
 
 def gather_evidence(
-    rows: Sequence[ScoreRow],
+    rows: Scores,
     summary: Summary,
     *,
     confidence: float = 0.95,
@@ -110,7 +110,7 @@ def gather_evidence(
     """Turns the rows of an audit into evidence; the same rows in any order give the same evidence.
 
     Args:
-        rows: one per sample, skipped ones included.
+        rows: one per sample, skipped ones included; or their columns.
         summary: of these rows.
         confidence: two-sided level of all intervals, in (0, 1).
         fdr: false discovery rate of the list of memorized candidates, in (0, 1).
@@ -126,25 +126,26 @@ def gather_evidence(
     """
     if not (0 < confidence < 1 and 0 < fdr < 1):
         raise ValueError(f"expected confidence and fdr between 0 and 1; found {confidence} and {fdr}")
-    rows = sorted(rows, key=lambda row: row.sample)
-    if strange := [row.sample for row in rows if row.score is not None and not np.isfinite(row.score)]:
+    columns = ScoreColumns.of(rows)
+    columns = columns.take(np.argsort(columns.sample, kind="stable"))
+    if (strange := columns.sample[np.isinf(columns.score)]).size:
         raise ValueError(f"expected finite scores; that of {strange[0]} is not (a sample without a score has None)")
-    scored = {role: [row for row in rows if row.role == role and row.score is not None] for role in _ROLES}
-    external = _scores(scored["external"])
+    scored = {role: columns.take((columns.role == role) & columns.has_score()) for role in _ROLES}
+    external = scored["external"].score
     metrics: list[Metric] = []
     tests: dict[str, float] = {}
     if len(external) > 1:
         offset = mean_interval(external, confidence)
         metrics.append(_metric("external.mean_score", offset, confidence, len(external), _OFFSET))
     for role in COMPARED:
-        ours = _scores(scored[role])
+        ours = scored[role].score
         metrics += _of_role(role, ours, scored[role], confidence) + _against_null(role, ours, external, confidence)
         if len(ours) > 1 and len(external) > 1:
             tests[f"{role}.welch"] = welch_p_value(ours, external)
             tests[f"{role}.mann_whitney"] = mann_whitney_p_value(ours, external)
     candidates = scored["candidate"]
-    significant = significant_samples([row.sample for row in candidates], _scores(candidates), external, fdr=fdr)
-    if candidates and len(external):
+    significant = significant_samples(candidates.sample, candidates.score, external, fdr=fdr)
+    if len(candidates) and len(external):
         fewest = fewest_discoverable(len(candidates), len(external), fdr)
         metrics += _of_discoveries(len(significant), len(candidates), confidence, fdr, fewest)
     known = {check.id: check for check in checked_before}
@@ -157,7 +158,7 @@ def gather_evidence(
     return Evidence(
         metrics={metric.name: metric for metric in metrics},
         tests=tests,
-        checks=[known.get(check.id, check) for check in run_checks(rows, summary, quality, read_image, suspicions)],
+        checks=[known.get(check.id, check) for check in run_checks(columns, summary, quality, read_image, suspicions)],
         significant=list(significant),
         fdr=fdr,
         num_references=len(summary.reference_digests),
@@ -175,16 +176,12 @@ _OFFSET = "mean score of the external samples: the offset between target and ref
 _OVER_MODELS = "candidates minus externals, with an interval over encoders trained alike as well as over samples"
 
 
-def _scores(rows: Sequence[ScoreRow]) -> Floats:
-    return np.array([row.score for row in rows], dtype=np.float64)
-
-
 def _metric(name: str, interval: Interval, confidence: float, n: int, description: str) -> Metric:
     return Metric(name=name, **interval.model_dump(), confidence=confidence, n=n, description=description)
 
 
-def _of_role(role: str, ours: Floats, rows: Sequence[ScoreRow], confidence: float) -> list[Metric]:
-    bounded = np.array([row.score_bounded for row in rows if row.score_bounded is not None], dtype=np.float64)
+def _of_role(role: str, ours: Floats, rows: ScoreColumns, confidence: float) -> list[Metric]:
+    bounded = rows.score_bounded[~np.isnan(rows.score_bounded)]
     columns = (("mean_score", ours, "mean score"), ("mean_score_bounded", bounded, "mean bounded score"))
     return [
         _metric(f"{role}.{name}", mean_interval(values, confidence), confidence, len(values), f"{what} of {role}")

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict
 
 from sslmem.conditions import Conditions
 from sslmem.report import statistics
-from sslmem.report.columns import ScoreColumns
-from sslmem.report.rows import Scales, ScoreRow
+from sslmem.report.columns import ScoreColumns, Scores
+from sslmem.report.rows import Scales
 from sslmem.report.statistics import Interval
 from sslmem.roles import ROLES
 from sslmem.spec import ScoreSpec
@@ -151,7 +151,7 @@ class Summary(_Frozen):
 
 
 def summarize(
-    rows: Iterable[ScoreRow] | ScoreColumns,
+    rows: Scores,
     spec: ScoreSpec,
     *,
     target_digests: Sequence[str],
@@ -167,7 +167,7 @@ def summarize(
         reference_digests: of the references'.
         conditions: under which parts of them were computed.
     """
-    columns = rows if isinstance(rows, ScoreColumns) else ScoreColumns.of(rows)
+    columns = ScoreColumns.of(rows)
     by_role: dict[str, NDArray[np.int64]] = {role: np.flatnonzero(columns.role == role) for role in ROLES}
     by_role[NO_ROLE] = np.flatnonzero((columns.role == None) | (columns.role == ""))  # noqa: E711  an elementwise comparison
     order = [role for role in (*ROLES, NO_ROLE) if len(by_role[role])]

@@ -6,14 +6,12 @@ within roles, or both, with replacement (Efron and Tibshirani 1993, chapter 8; f
 et al. 2021, arXiv 2103.03098).
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from scipy.special import stdtrit
 
-from sslmem.report.rows import ScoreRow
+from sslmem.report.columns import ScoreColumns, Scores
 from sslmem.report.statistics import Interval, degrees_of_freedom
 
 Floats = NDArray[np.float64]
@@ -42,7 +40,7 @@ class Uncertainty(BaseModel):
 
 
 def uncertainty_of(
-    candidates: Sequence[ScoreRow], externals: Sequence[ScoreRow], *, confidence: float, seed: int
+    candidates: Scores, externals: Scores, *, confidence: float, seed: int
 ) -> tuple[Uncertainty, Interval | None]:
     """Standard errors of the excess, and its interval over models and samples.
 
@@ -55,11 +53,11 @@ def uncertainty_of(
     Returns:
         The standard errors, and the interval; None where one target and one reference say nothing of others.
     """
-    both = [np.array([row.score for row in rows], dtype=np.float64) for rows in (candidates, externals)]
-    parts = [(float(scores.var(ddof=1)) / len(scores), len(scores) - 1) for scores in both]
+    both = [ScoreColumns.of(rows) for rows in (candidates, externals)]
+    parts = [(float(one.score.var(ddof=1)) / len(one), len(one) - 1) for one in both]
     fixed = sum(variance for variance, _ in parts)
-    views = _variance_of_views(candidates, externals)
-    drawn = _bootstrap(candidates, externals, seed)
+    views = _variance_of_views(both)
+    drawn = _bootstrap(both[0], both[1], seed)
     apart = {
         "views": None if views is None else views**0.5,
         "samples": None if views is None else max(0.0, fixed - views) ** 0.5,
@@ -69,7 +67,7 @@ def uncertainty_of(
         return Uncertainty(**apart, models=None, combined=None), None
     variances, combined = drawn
     uncertainty = Uncertainty(**apart, models=sum(v for v, _ in variances) ** 0.5, combined=combined**0.5)
-    excess = float(both[0].mean() - both[1].mean())
+    excess = float(both[0].score.mean() - both[1].score.mean())
     # Few encoders tell little of their own spread; Student's t with Satterthwaite's degrees of freedom says so.
     half = 0.0
     if combined > 0:
@@ -77,18 +75,14 @@ def uncertainty_of(
     return uncertainty, Interval(estimate=excess, low=excess - half, high=excess + half)
 
 
-def _variance_of_views(*roles: Sequence[ScoreRow]) -> float | None:
-    total = 0.0
-    for rows in roles:
-        errors = [row.standard_error for row in rows if row.standard_error is not None]
-        if len(errors) < len(rows):
-            return None
-        total += float(np.square(errors).sum()) / len(rows) ** 2
-    return total
+def _variance_of_views(roles: list[ScoreColumns]) -> float | None:
+    if any(np.isnan(one.standard_error).any() for one in roles):
+        return None
+    return sum(float(np.square(one.standard_error).sum()) / len(one) ** 2 for one in roles)
 
 
 def _bootstrap(
-    candidates: Sequence[ScoreRow], externals: Sequence[ScoreRow], seed: int
+    candidates: ScoreColumns, externals: ScoreColumns, seed: int
 ) -> tuple[list[tuple[float, int]], float] | None:
     """Variances of the excess with their degrees of freedom over targets and references, and over everything.
 
@@ -129,11 +123,9 @@ def _drawn_means(values: Floats, generator: np.random.Generator) -> Floats:
     return np.concatenate(parts)
 
 
-def _alignments(
-    candidates: Sequence[ScoreRow], externals: Sequence[ScoreRow], name: str
-) -> tuple[Floats, Floats] | None:
+def _alignments(candidates: ScoreColumns, externals: ScoreColumns, name: str) -> tuple[Floats, Floats] | None:
     """Alignment distances ``[n, K]`` of candidates and ``[m, K]`` of externals; None where rows lack them."""
-    found = [[getattr(row, name) for row in rows] for rows in (candidates, externals)]
-    if any(one is None for rows in found for one in rows):
+    ours, theirs = getattr(candidates, name), getattr(externals, name)
+    if not (ours.shape[1] and theirs.shape[1]) or np.isnan(ours).any() or np.isnan(theirs).any():
         return None
-    return np.array(found[0], dtype=np.float64), np.array(found[1], dtype=np.float64)
+    return ours, theirs

@@ -108,6 +108,15 @@ def test_the_same_request_again_gives_the_audit_there_is(client: TestClient, bod
     assert other.json()["id"] != first.json()["id"]
 
 
+def test_the_same_request_again_raises_the_priority_and_never_lowers_it(
+    client: TestClient, body: dict[str, Any]
+) -> None:
+    first = client.post("/v1/audits", json={**body, "priority": 1}).json()
+    for asked, expected in ((5, 5), (2, 5)):
+        again = client.post("/v1/audits", json={**body, "priority": asked}).json()
+        assert (again["id"], again["priority"]) == (first["id"], expected)
+
+
 def test_the_same_request_again_gives_a_new_audit_when_asked_for(client: TestClient, body: dict[str, Any]) -> None:
     first, second = (client.post("/v1/audits", json={**body, "force": True}) for _ in range(2))
     assert (first.status_code, second.status_code) == (202, 202)

@@ -4,15 +4,19 @@ from fastapi.testclient import TestClient
 
 from service.context import Context
 from service.settings import Settings
-from service.workers import beat
+from service.workers import beat, beat_of_sweeper
 from sslmem import __version__
 from tests.support import rows
 from tests.support.problems import problem
 
 
-def test_health_is_ok_when_both_servers_answer(anonymous: TestClient) -> None:
-    expected = {"status": "ok", "database": True, "broker": True, "version": __version__}
-    assert anonymous.get("/v1/health").json() == expected
+def test_health_is_ok_when_both_servers_answer_and_a_sweeper_lives(anonymous: TestClient, context: Context) -> None:
+    expected = {"status": "degraded", "database": True, "broker": True, "sweeper": False, "version": __version__}
+    response = anonymous.get("/v1/health")
+    assert (response.status_code, response.json()) == (200, expected)
+    with context.sessions.begin() as session:
+        beat_of_sweeper(session, "host:1")
+    assert anonymous.get("/v1/health").json() == expected | {"status": "ok", "sweeper": True}
 
 
 def test_limits_are_those_of_the_settings(client: TestClient, settings: Settings) -> None:
@@ -56,6 +60,7 @@ def test_queues_count_what_waits_and_what_runs(client: TestClient, context: Cont
     with context.sessions.begin() as session:
         rows.add_encoder(session, "unchecked", state="received")
         beat(session, "host:1", "cpu")
+        beat_of_sweeper(session, "host:2")
     rows.request_audit(context, 16, worker_queue="gpu")
     default, gpu = client.get("/v1/queues").json()["items"]
     assert default.pop("last_seen_at") is not None

@@ -1,17 +1,15 @@
 """Audits from request to deletion."""
 
-import re
 import uuid
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select
 
-from models.audit import Audit, Chunk
-from models.operations import Worker
+from models.audit import Audit
 from models.states import AUDIT_MOVES
-from service import audits, chunks, jobs, lifecycle, states
-from service.audits import MAX_CHUNK, MIN_CHUNK, Progress, chunk_size
+from service import audits, lifecycle, states
+from service.audits import MAX_CHUNK, MIN_CHUNK, chunk_size
 from service.context import Context
 from service.errors import (
     AuditNotEnded,
@@ -24,7 +22,6 @@ from service.errors import (
     ServiceError,
 )
 from service.queue import SCORE_CHUNK
-from service.workers import ALIVE_SECONDS, beat
 from sslmem.errors import RecipeError, SpecError, SslmemError
 from tests.support import rows
 from tests.support.queue import messages
@@ -158,142 +155,6 @@ def test_roles_of_another_dataset_are_not_found(context: Context, ready: dict[st
 def test_chunks_are_planned_for_the_time_that_the_encoders_take(rate: float | None, views: int, size: int) -> None:
     encoders = [rows.new_encoder(views_per_second=rate) for _ in range(2)]
     assert chunk_size(encoders, views, chunk_seconds=20) == size
-
-
-# Progress and reasons
-
-
-def progress(context: Context, audit_id: uuid.UUID) -> Progress:
-    with context.sessions.begin() as session:
-        return audits.progress_of(session, audits.get_audit(session, audit_id))
-
-
-def reason(context: Context, audit_id: uuid.UUID) -> str | None:
-    with context.sessions.begin() as session:
-        return audits.reason_of(session, audits.get_audit(session, audit_id))
-
-
-def see_worker(context: Context, seconds_ago: float = 0) -> None:
-    with context.sessions.begin() as session:
-        beat(session, "host:1", "cpu")
-        seen = func.clock_timestamp() - jobs.seconds(seconds_ago)
-        session.execute(update(Worker).values(last_seen_at=seen))
-
-
-def test_progress_counts_done_chunks_and_what_running_ones_have_done(context: Context) -> None:
-    audit = rows.request_audit(context)
-    first, second, _ = rows.chunks_of(context, audit.id)
-    assert progress(context, audit.id) == Progress(0, 40, None)
-    rows.record(context, rows.claim(context, first.id))
-    rows.claim(context, second.id)
-    with context.sessions.begin() as session:
-        jobs.renew(session, Chunk, second.id, rows.OWNER, 60, num_done=5)
-    now = progress(context, audit.id)
-    assert (now.samples_done, now.samples_total) == (21, 40)
-    assert now.seconds_left is not None
-    assert now.seconds_left > 0
-
-
-def test_progress_of_a_chunk_is_taken_back_when_it_fails(context: Context) -> None:
-    audit = rows.request_audit(context)
-    first = rows.chunks_of(context, audit.id)[0]
-    plan = rows.claim(context, first.id)
-    with context.sessions.begin() as session:
-        jobs.renew(session, Chunk, first.id, rows.OWNER, 60, num_done=5)
-    assert progress(context, audit.id).samples_done == 5
-    with context.sessions.begin() as session:
-        chunks.fail_chunk(session, plan, rows.OWNER, code="odd", detail="", max_attempts=3)
-    assert progress(context, audit.id).samples_done == 0
-
-
-def test_progress_of_an_audit_that_ended_has_no_time_left(context: Context) -> None:
-    audit = rows.succeeded_audit(context)
-    assert progress(context, audit.id) == Progress(40, 40, None)
-
-
-def test_reason_tells_that_no_worker_was_ever_there(context: Context) -> None:
-    audit = rows.request_audit(context)
-    assert reason(context, audit.id) == "no worker has connected in the last week; start one with python -m worker"
-
-
-def test_reason_tells_since_when_no_worker_was_seen(context: Context) -> None:
-    audit = rows.request_audit(context)
-    see_worker(context, ALIVE_SECONDS + 10)
-    assert (reason(context, audit.id) or "").startswith("no worker has been seen since 2")
-
-
-def test_reason_tells_that_it_waits_for_a_worker(context: Context) -> None:
-    audit = rows.request_audit(context)
-    see_worker(context)
-    assert re.fullmatch(
-        r"waiting for a worker: it is next; 1 worker is alive, last seen \d+ s ago", reason(context, audit.id) or ""
-    )
-
-
-def test_reason_counts_the_audits_ahead(context: Context) -> None:
-    for _ in range(2):
-        rows.request_audit(context)
-    audit = rows.request_audit(context)
-    see_worker(context)
-    assert re.fullmatch(
-        r"waiting for a worker: 2 audits are ahead; 1 worker is alive, last seen \d+ s ago",
-        reason(context, audit.id) or "",
-    )
-
-
-def test_reason_tells_of_one_audit_ahead(context: Context) -> None:
-    rows.request_audit(context)
-    audit = rows.request_audit(context)
-    see_worker(context)
-    assert re.fullmatch(
-        r"waiting for a worker: 1 audit is ahead; 1 worker is alive, last seen \d+ s ago",
-        reason(context, audit.id) or "",
-    )
-
-
-def test_reason_of_an_audit_for_workers_with_a_gpu_counts_only_those(context: Context) -> None:
-    audit = rows.request_audit(context, worker_queue="gpu")
-    see_worker(context)
-    assert reason(context, audit.id) == "no GPU worker has connected in the last week; start one with python -m worker"
-    with context.sessions.begin() as session:
-        beat(session, "gpu:1", "cuda", ("default", "gpu"))
-        beat(session, "gpu:2", "cuda", ("default", "gpu"))
-    assert re.fullmatch(
-        r"waiting for a worker: it is next; 2 GPU workers are alive, last seen \d+ s ago",
-        reason(context, audit.id) or "",
-    )
-
-
-def test_reason_tells_that_the_scores_wait_to_be_summarised(context: Context) -> None:
-    audit = rows.request_audit(context)
-    rows.score_all(context, audit.id)
-    see_worker(context)
-    assert (reason(context, audit.id) or "").startswith("all is scored; waiting for a worker to summarise it: 1 worker")
-    rows.begin_finalising(context, audit.id)
-    assert reason(context, audit.id) is None
-
-
-def test_there_is_no_reason_while_a_chunk_runs(context: Context) -> None:
-    audit = rows.request_audit(context)
-    see_worker(context)
-    rows.claim(context, rows.chunks_of(context, audit.id)[0].id)
-    assert reason(context, audit.id) is None
-
-
-def test_reason_tells_when_a_failed_chunk_is_tried_again(context: Context) -> None:
-    audit = rows.request_audit(context)
-    see_worker(context)
-    plan = rows.claim(context, rows.chunks_of(context, audit.id)[0].id)
-    with context.sessions.begin() as session:
-        chunks.fail_chunk(session, plan, rows.OWNER, code="odd", detail="Something odd.", max_attempts=3)
-    text = reason(context, audit.id) or ""
-    assert text.startswith("a chunk failed and is tried again at 2")
-    assert text.endswith(": Something odd.")
-
-
-def test_there_is_no_reason_once_the_audit_has_ended(context: Context) -> None:
-    audit = rows.succeeded_audit(context)
-    assert reason(context, audit.id) is None
 
 
 # Moves

@@ -10,6 +10,7 @@ def arguments(**changes: object) -> argparse.Namespace:
     values = {
         "workers": 4,
         "chunks": 30,
+        "audits": 1,
         "chunk_seconds": 20.0,
         "gates": 2,
         "stragglers": 0.0,

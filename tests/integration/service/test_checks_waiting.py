@@ -9,7 +9,7 @@ from models.encoder import Encoder
 from service import intake, jobs
 from service.context import Context
 from service.queue import CHECK_ENCODER
-from service.workers import beat
+from service.workers import beat, beat_of_sweeper
 from tests.support import rows
 from tests.support.queue import clear, messages
 
@@ -41,9 +41,19 @@ def test_reason_counts_what_is_ahead(context: Context) -> None:
     first, second = register(context, "first")[0], register(context, "second")[0]
     with context.sessions.begin() as session:
         beat(session, "host:1", "cpu")
+        beat_of_sweeper(session, "host:2")
     pattern = r"waiting for a worker to check it: {}; 1 worker is alive, last seen \d+ s ago"
     assert re.fullmatch(pattern.format("it is next"), reason(context, first))
     assert re.fullmatch(pattern.format("1 is ahead"), reason(context, second))
+
+
+def test_reason_tells_that_a_lost_message_is_not_sent_again(context: Context) -> None:
+    encoder, _ = register(context)
+    with context.sessions.begin() as session:
+        beat(session, "host:1", "cpu")
+    assert reason(context, encoder).endswith(
+        "; but no sweeper has connected in the last week; start one with python -m worker.sweeper"
+    )
 
 
 def test_reason_tells_when_a_failed_check_is_tried_again(context: Context) -> None:

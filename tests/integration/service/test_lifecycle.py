@@ -4,12 +4,13 @@ import pytest
 from sqlalchemy import select
 
 from models.audit import Audit, Score
-from service import audits, chunks, lifecycle
+from service import chunks, lifecycle
 from service.claims import claim_next
 from service.context import Context
 from service.errors import InvalidMove
 from service.jobs import LeaseLost
 from service.queue import FINALISE_AUDIT, SCORE_CHUNK
+from service.standing import standing_of
 from service.sweep import sweep
 from tests.support import rows
 from tests.support.queue import clear, messages
@@ -164,7 +165,7 @@ def test_time_left_follows_from_what_was_done_since(context: Context) -> None:
     rows.claim(context, rows.chunks_of(context, audit.id)[2].id)
     with context.sessions.begin() as session:
         found = session.get_one(Audit, audit.id)
-        progress = audits.progress_of(session, found)
+        progress = standing_of(session, found).progress
     assert (found.rate_from, progress.samples_done, progress.seconds_left) == (32, 32, None)
 
 

@@ -4,10 +4,10 @@ import base64
 import itertools
 import json
 import uuid
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sqlalchemy import func, select, text, update
 
 from models.audit import Score
@@ -19,7 +19,6 @@ from service.errors import AuditNotSucceeded, InvalidRequest
 from service.listing import newest
 from service.results import Sort
 from sslmem.report.columns import ScoreColumns
-from sslmem.report.rows import ScoreRow
 from tests.support import rows
 
 
@@ -133,16 +132,25 @@ def test_columns_and_rows_agree_whatever_the_text(context: Context) -> None:
     assert found.sample[:10].tolist() == strange
 
 
+def test_score_that_is_no_number_is_not_taken_for_an_absent_one(context: Context) -> None:
+    audit = rows.request_audit(context, 40)
+    rows.score_all(context, audit.id)
+    with context.sessions.begin() as session:
+        session.execute(update(Score).where(Score.position == 3).values(score=float("nan")))
+    with context.sessions.begin() as session, pytest.raises(ValueError, match="finite"):
+        results.all_columns(session, audit.id)
+
+
 def test_evidence_is_computed_once(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     audit = rows.succeeded_audit(context, 40)
     first = results.evidence_of(context.sessions, audit.id, confidence=0.9, fdr=0.1)
     calls: list[uuid.UUID] = []
 
-    def all_rows(_: Session, audit_id: uuid.UUID) -> Iterator[ScoreRow]:
+    def all_columns(_: Session, audit_id: uuid.UUID) -> tuple[NDArray[np.int64], ScoreColumns]:
         calls.append(audit_id)
-        return iter([])
+        return np.empty(0, dtype=np.int64), ScoreColumns.of([])
 
-    monkeypatch.setattr(results, "all_rows", all_rows)
+    monkeypatch.setattr(results, "all_columns", all_columns)
     assert results.evidence_of(context.sessions, audit.id, confidence=0.9, fdr=0.1) == first
     assert calls == []
     other = results.evidence_of(context.sessions, audit.id, confidence=0.8, fdr=0.1)

@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from sqlalchemy import func, select, update
 
 from models.audit import Audit, Chunk
-from service import audits, jobs
+from service import jobs
 from service.claims import claim_next
 from service.context import Context
 from service.queue import SCORE_CHUNK
+from service.standing import standing_of
 from service.sweep import sweep
 from service.workers import beat
 from tests.support import rows
@@ -88,7 +89,7 @@ def test_an_audit_that_waits_says_how_many_are_ahead(context: Context) -> None:
     waiting = rows.request_audit(context, 16)
     with context.sessions.begin() as session:
         beat(session, "host:1", "cpu")
-        reason = audits.reason_of(session, session.get_one(Audit, waiting.id))
+        reason = standing_of(session, session.get_one(Audit, waiting.id)).reason
     assert (reason or "").startswith("waiting for a worker: 2 audits are ahead; 1 worker is alive, ")
 
 

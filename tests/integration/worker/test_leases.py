@@ -13,6 +13,7 @@ from service import audits, jobs, lifecycle
 from service.chunks import ChunkPlan, RecordedScore
 from service.context import Context
 from service.jobs import LeaseLost
+from service.standing import standing_of
 from service.sweep import sweep
 from tests.support import rows
 from tests.support.waiting import eventually
@@ -94,7 +95,7 @@ def test_progress_is_written_while_the_work_goes_on(context: Context, slow: Slow
 
     def done() -> int:
         with context.sessions.begin() as session:
-            return audits.progress_of(session, audits.get_audit(session, audit.id)).samples_done
+            return standing_of(session, audits.get_audit(session, audit.id)).progress.samples_done
 
     eventually(lambda: done() == 7)
     slow.proceed.set()

@@ -6,6 +6,7 @@ import threading
 import pytest
 from pydantic import SecretStr
 
+from service import health
 from service.context import Context
 from service.embedded.process import free_port
 from tests.support import rows
@@ -26,6 +27,7 @@ def test_sweeper_sends_lost_messages_until_it_is_stopped(context: Context) -> No
     rows.request_audit(context, 16)
     clear(context.settings)
     thread, stop = started(quick)
+    eventually(lambda: health.sweeper_lives(context))
     for _ in range(2):
         eventually(lambda: messages(context.settings))
         clear(context.settings)

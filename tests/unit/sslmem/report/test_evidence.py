@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sslmem
+from sslmem.report.columns import ScoreColumns
 from sslmem.report.effects import Difference
 from sslmem.report.evidence import Evidence, gather_evidence
 from sslmem.report.rows import ScoreRow
@@ -143,10 +144,18 @@ def test_audit_without_a_null_compares_nothing_and_says_so() -> None:
     assert any("too few to compare" in limit for limit in found.limits)
 
 
-def test_score_that_is_no_number_is_refused_rather_than_averaged() -> None:
-    broken = dataclasses.replace(MEMORIZED[0], score=float("nan"))
+@given(ROWS)
+def test_columns_are_as_good_as_rows(rows: list[ScoreRow]) -> None:
+    summary = summarize(rows, SPEC, target_digests=["sha256:f"], reference_digests=["sha256:g"])
+    assert gather_evidence(ScoreColumns.of(rows), summary) == gather_evidence(rows, summary)
+
+
+@pytest.mark.parametrize("strange", [float("nan"), float("inf"), -float("inf")])
+def test_score_that_is_no_number_is_refused_rather_than_averaged(strange: float) -> None:
+    summary = summarize(MEMORIZED, SPEC, target_digests=["sha256:f"], reference_digests=["sha256:g"])
+    broken = dataclasses.replace(MEMORIZED[0], score=strange)
     with pytest.raises(ValueError, match="finite"):
-        evidence_of([broken, *MEMORIZED[1:]])
+        gather_evidence([broken, *MEMORIZED[1:]], summary)
 
 
 @pytest.mark.parametrize(("confidence", "fdr"), [(1.0, 0.05), (0.95, 0.0)])
