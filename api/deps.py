@@ -1,5 +1,6 @@
 """What routes ask for: the context, a session that commits before the answer leaves, and a valid token."""
 
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Annotated, Any
 
@@ -20,6 +21,15 @@ def get_context(request: Request) -> Context:
 
 
 ContextDep = Annotated[Context, Depends(get_context)]
+
+
+def get_stopping(request: Request) -> threading.Event:
+    """Set when the server stops."""
+    stopping: threading.Event = request.app.state.stopping
+    return stopping
+
+
+StoppingDep = Annotated[threading.Event, Depends(get_stopping)]
 
 
 def get_session(context: ContextDep) -> Iterator[Session]:

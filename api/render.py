@@ -169,6 +169,7 @@ def worker_out(row: Worker, *, alive: bool) -> WorkerOut:
         device=row.device,
         queues=row.queues,
         alive=alive,
+        busy_with=row.busy_with,
         started_at=row.started_at,
         last_seen_at=row.last_seen_at,
     )

@@ -357,6 +357,7 @@ class QueueOut(BaseModel):
     chunks_waiting: int
     chunks_running: int
     checks_waiting: int
+    checks_running: int
     reason: str | None
 
 
@@ -367,6 +368,7 @@ class WorkerOut(BaseModel):
     device: str
     queues: list[QueueName]
     alive: bool
+    busy_with: str | None
     started_at: datetime
     last_seen_at: datetime
 

@@ -26,6 +26,7 @@ class Worker(Base):
     Attributes:
         device: where it computes.
         queues: that it takes work from.
+        busy_with: what its process is at, in a few words; null if at nothing.
     """
 
     __tablename__ = "workers"
@@ -35,16 +36,22 @@ class Worker(Base):
     queues: Mapped[list[str]] = mapped_column(ARRAY(String), default=["default"], server_default="{default}")
     started_at: Mapped[Now]
     last_seen_at: Mapped[Time]
+    busy_with: Mapped[str | None]
 
 
 class Sweeper(Base):
-    """A process that looks for lost work, with the last time that it did."""
+    """A process that looks for lost work, with the last time that it did.
+
+    Attributes:
+        broker_away_since: since when the broker does not answer it; null if it does.
+    """
 
     __tablename__ = "sweepers"
 
     id: Mapped[str] = mapped_column(primary_key=True)
     started_at: Mapped[Now]
     last_seen_at: Mapped[Time]
+    broker_away_since: Mapped[Time | None]
 
 
 class IdempotencyKey(Base):

@@ -27,6 +27,7 @@ INSIDE = tuple(
 )  # fmt: skip
 GLOBAL_V6 = ipaddress.IPv6Network("2000::/3")
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+HIGHEST_PORT = 65535
 LOWEST_PORT = 1024  # but for 443: below are other protocols
 
 
@@ -93,7 +94,9 @@ def check_url(url: str, allowed: Allowed) -> None:
         raise InvalidRequest("expected a URL with a host, without user, password, fragment or backslash")
     if literal is not None and not inside and not is_public(literal):
         raise InvalidRequest("expected a public address")
-    port = parsed.port or 443
+    port = (443 if parsed.scheme == "https" else 80) if parsed.port is None else parsed.port
+    if not 1 <= port <= HIGHEST_PORT:
+        raise InvalidRequest(f"expected a port from 1 to {HIGHEST_PORT}; found {port}")
     if not maybe_inside and port != 443 and port < LOWEST_PORT:
         raise InvalidRequest(f"expected port 443, or one from {LOWEST_PORT}; found {port}")
 

@@ -6,7 +6,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.context import Context
-from service.workers import sweeper_absence
+from service.workers import sweeper_lives as lives
 
 
 def database_answers(context: Context) -> bool:
@@ -23,7 +23,7 @@ def sweeper_lives(context: Context) -> bool:
     """Whether a sweeper looks for lost work."""
     try:
         with context.sessions.begin() as session:
-            return sweeper_absence(session) is None
+            return lives(session)
     except SQLAlchemyError:
         return False
 

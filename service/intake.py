@@ -18,7 +18,7 @@ from service.database import storable
 from service.errors import DatasetNotFound, EncoderNotFound, InUse, NotReady, ServiceError
 from service.jobs import LeaseLost
 from service.queue import CHECK_DATASET, CHECK_ENCODER, DEFAULT, JobQueue
-from service.workers import clock, crew_of, sweeper_absence
+from service.workers import clock, crew_of, outage
 
 Row = TypeVar("Row", Encoder, Dataset)
 
@@ -95,6 +95,7 @@ def register(
         return session.get_one(model, row_id), True
     conditions = [getattr(model, name).is_not_distinct_from(values.get(name)) for name in SAME[model]]
     row = session.scalars(select(model).where(*conditions).with_for_update()).one()
+    row.released_at = func.clock_timestamp()  # somebody is about to use it: what unused ones are kept for begins anew
     if row.state == "refused" and row.failure_code in NOT_ITS_FAULT:
         row.state, row.attempts, row.available_at = "received", 0, func.clock_timestamp()
         row.enqueued_at = func.clock_timestamp()
@@ -117,7 +118,7 @@ def reason_of(session: Session, row: Encoder | Dataset) -> str | None:
     before = (model.state == "received") & (model.created_at < row.created_at)
     ahead = session.scalar(select(func.count()).where(before)) or 0
     turn = "it is next" if not ahead else f"{ahead} {'is' if ahead == 1 else 'are'} ahead"
-    absence = sweeper_absence(session)
+    absence = outage(session)
     return f"waiting for a worker to check it: {turn}; {crew.presence}{f'; but {absence}' if absence else ''}"
 
 

@@ -83,6 +83,7 @@ def _free_chunk(
     )
     if chunk.attempts >= max_attempts:
         chunk.state = "failed"
+        session.flush()  # so that the chunk's event comes before the audit's
         states.fail(session, audit, loss.code, chunk.failure_detail)
     else:
         # At once the first time; then with pauses, so that what is broken does not use up all tries in a moment.

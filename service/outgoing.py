@@ -1,14 +1,20 @@
 """Calls to addresses that strangers chose: checked where the connection is made, so nothing lies between."""
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 import ssl
+import threading
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import httpcore2 as httpcore
 
 from service.addresses import Allowed, is_public
+
+Place = tuple[Any, ...]  # as getaddrinfo says it
+_LOOKUPS = threading.BoundedSemaphore(64)
 
 
 class AddressRefused(Exception):
@@ -36,7 +42,7 @@ class CheckedNetwork(httpcore.AsyncNetworkBackend):
             AddressRefused: the host leads nowhere, or inside.
         """
         try:
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = await _look_up(host, port)
         except (OSError, UnicodeError):
             found = []
         addresses = [ipaddress.ip_address(place[4][0]) for place in found]
@@ -48,6 +54,40 @@ class CheckedNetwork(httpcore.AsyncNetworkBackend):
         if not well or not all(well):
             raise AddressRefused(f"{host} does not lead to public addresses alone, which is expected of a webhook")
         return await self._network.connect_tcp(str(addresses[0]), port, timeout, local_address, socket_options)
+
+
+async def _look_up(host: str, port: int) -> list[Place]:
+    """Asks the system for a host's addresses, in a thread of its own.
+
+    A lookup cannot be ended: a name server that does not answer keeps its thread for half a minute. In asyncio's few
+    threads it would hold up everything else, and the end of the program.
+    """
+    if not _LOOKUPS.acquire(blocking=False):
+        raise OSError("too many lookups hang")
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[list[Place]] = loop.create_future()
+
+    def give(found: list[Place] | OSError | UnicodeError) -> None:
+        if answer.cancelled():
+            return
+        if isinstance(found, Exception):
+            answer.set_exception(found)
+        else:
+            answer.set_result(found)
+
+    def run() -> None:
+        found: list[Place] | OSError | UnicodeError
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            found = error
+        finally:
+            _LOOKUPS.release()
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(give, found)
+
+    threading.Thread(target=run, daemon=True, name=f"lookup of {host}").start()
+    return await answer
 
 
 async def post(

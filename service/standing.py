@@ -11,12 +11,12 @@ from sqlalchemy import ColumnElement, case, func, select
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
 
-from models.audit import Audit, AuditEncoder, Chunk
+from models.audit import QUEUES, Audit, AuditEncoder, Chunk
 from models.encoder import Encoder
 from service.jobs import expired
 from service.queue import DEFAULT
 from service.turns import turns
-from service.workers import Crew, clock, crew_of, sweeper_absence
+from service.workers import Crew, clock, crew_of, outage
 from sslmem.gate.case import suspected
 
 
@@ -92,8 +92,8 @@ class _Outlook:
         return {audit_id: (done, runs, lost, now) for audit_id, done, runs, lost, now in found}
 
     @cached_property
-    def _sweeper(self) -> str | None:
-        return sweeper_absence(self._session)
+    def _outage(self) -> str | None:
+        return outage(self._session)
 
     @cached_property
     def _retries(self) -> dict[uuid.UUID, tuple[datetime, str]]:
@@ -111,9 +111,10 @@ class _Outlook:
         return self._crews[queue]
 
     def _ahead(self, audit: Audit) -> int:
-        """How many audits of its queue have their turn before it."""
+        """How many audits have their turn before it with the workers that may take it: those with a GPU take all."""
         if audit.queue not in self._turns:
-            self._turns[audit.queue] = list(self._session.scalars(turns([audit.queue])))
+            queues = [DEFAULT] if audit.queue == DEFAULT else QUEUES
+            self._turns[audit.queue] = list(self._session.scalars(turns(queues)))
         order = self._turns[audit.queue]
         return order.index(audit.id) if audit.id in order else 0
 
@@ -152,5 +153,5 @@ class _Outlook:
         return self._unless_lost(f"waiting for a worker: {turn}; {crew.presence}")
 
     def _unless_lost(self, reason: str) -> str:
-        """What is lost, a worker's chunk or a message, is found by the sweeper alone."""
-        return reason if self._sweeper is None else f"{reason}; but {self._sweeper}"
+        """What is lost, a chunk or a message, is found by the sweeper alone, and announced by the broker."""
+        return reason if self._outage is None else f"{reason}; but {self._outage}"

@@ -26,11 +26,16 @@ LOCK_SECONDS = 2.0  # that the sweeper waits for a row that somebody has locked
 MAX_WAITING_MESSAGES = 32
 
 
-def sweep(session: Session, queue: JobQueue, settings: Settings) -> int:
-    """Looks once through all that is open; returns how many rows were freed, ended or announced."""
+def sweep(session: Session, queue: JobQueue, settings: Settings, *, announce: bool = True) -> int:
+    """Looks once through all that is open; returns how many rows were freed, ended or announced.
+
+    Without ``announce``, for when the broker does not answer, rows are freed and ended all the same.
+    """
     limit_lock_wait(session, LOCK_SECONDS)
     _end_frozen_writers(session, settings)
     moved = sum(_free(session, model, settings) for model in (*TASKS, Chunk, Audit)) + end_overdue(session, settings)
+    if not announce:
+        return moved
     return moved + sum(_announce_queue(session, queue, settings, name) for name in QUEUES)
 
 

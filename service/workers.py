@@ -1,5 +1,6 @@
 """Signs of life of workers and sweepers, and the queues that workers serve."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,38 +21,59 @@ ALIVE_SECONDS = 6 * HEARTBEAT_SECONDS
 FORGET_SECONDS = 7 * 24 * 3600
 
 
-def beat(session: Session, worker_id: str, device: str, queues: Sequence[str] = (DEFAULT,)) -> None:
-    """Notes that a worker is alive."""
-    values = {"device": device, "queues": list(queues), "last_seen_at": func.clock_timestamp()}
+def beat(
+    session: Session, worker_id: str, device: str, queues: Sequence[str] = (DEFAULT,), busy_with: str | None = None
+) -> None:
+    """Notes that a worker is alive, and what it is at."""
+    values = {"device": device, "queues": list(queues), "busy_with": busy_with, "last_seen_at": func.clock_timestamp()}
     statement = postgresql.insert(Worker).values(id=worker_id, **values)
     session.execute(statement.on_conflict_do_update(index_elements=[Worker.id], set_=values))
     session.execute(delete(Worker).where(Worker.last_seen_at < func.clock_timestamp() - seconds(FORGET_SECONDS)))
 
 
-def beat_of_sweeper(session: Session, sweeper_id: str) -> None:
-    """Notes that a sweeper is about to look for lost work."""
+def leave(session: Session, worker_id: str) -> None:
+    """Notes that a worker takes no more work."""
+    session.execute(delete(Worker).where(Worker.id == worker_id))
+
+
+def beat_of_sweeper(session: Session, sweeper_id: str, *, broker_answers: bool = True) -> None:
+    """Notes that a sweeper is about to look for lost work, and whether the broker answers it."""
     now = func.clock_timestamp()
-    statement = postgresql.insert(Sweeper).values(id=sweeper_id, last_seen_at=now)
-    session.execute(statement.on_conflict_do_update(index_elements=[Sweeper.id], set_={"last_seen_at": now}))
+    away = None if broker_answers else now
+    statement = postgresql.insert(Sweeper).values(id=sweeper_id, last_seen_at=now, broker_away_since=away)
+    still = None if broker_answers else func.coalesce(Sweeper.broker_away_since, now)
+    values = {"last_seen_at": now, "broker_away_since": still}
+    session.execute(statement.on_conflict_do_update(index_elements=[Sweeper.id], set_=values))
     session.execute(delete(Sweeper).where(Sweeper.last_seen_at < now - seconds(FORGET_SECONDS)))
 
 
-def sweeper_absence(session: Session) -> str | None:
-    """Since when no sweeper looks for lost work; None if one does."""
-    alive = Sweeper.last_seen_at > func.clock_timestamp() - seconds(ALIVE_SECONDS)
-    seen, lives = session.execute(select(func.max(Sweeper.last_seen_at), func.bool_or(alive))).one()
+def sweeper_lives(session: Session) -> bool:
+    """Whether a sweeper looks for lost work."""
+    return bool(session.scalar(select(func.bool_or(_seen(Sweeper)))))
+
+
+def outage(session: Session) -> str | None:
+    """Why what waits may not be found by a worker: no sweeper, or no broker; None if all is well."""
+    alive = _seen(Sweeper)
+    found = select(
+        func.max(Sweeper.last_seen_at), func.bool_or(alive), func.min(Sweeper.broker_away_since).filter(alive)
+    )
+    seen, lives, away = session.execute(found).one()
     if seen is None:
         return "no sweeper has connected in the last week; start one with python -m worker.sweeper"
-    return None if lives else f"no sweeper has been seen since {clock(seen)}"
+    if not lives:
+        return f"no sweeper has been seen since {clock(seen)}"
+    return None if away is None else f"the broker has not answered since {clock(away)}"
 
 
 def list_workers(session: Session) -> list[tuple[Worker, bool]]:
     """All workers seen in the last week, latest first, and whether each is alive."""
-    return list(session.execute(select(Worker, _alive()).order_by(Worker.last_seen_at.desc())))
+    return list(session.execute(select(Worker, _seen(Worker)).order_by(Worker.last_seen_at.desc())))
 
 
-def _alive() -> ColumnElement[bool]:
-    alive: ColumnElement[bool] = Worker.last_seen_at > func.clock_timestamp() - seconds(ALIVE_SECONDS)
+def _seen(model: type[Worker] | type[Sweeper]) -> ColumnElement[bool]:
+    """Whether it has given a sign of life of late."""
+    alive: ColumnElement[bool] = model.last_seen_at > func.clock_timestamp() - seconds(ALIVE_SECONDS)
     return alive
 
 
@@ -63,6 +85,7 @@ class Crew:
     workers_alive: int
     last_seen_at: datetime | None
     seconds_ago: float
+    busy_with: Sequence[str]
 
     @property
     def absence(self) -> str | None:
@@ -79,15 +102,21 @@ class Crew:
         """How many there are, and their last sign of life."""
         kind = "worker" if self.queue == DEFAULT else "GPU worker"
         number = f"{self.workers_alive} {kind}{'s are' if self.workers_alive != 1 else ' is'} alive"
-        return f"{number}, last seen {max(0.0, self.seconds_ago):.0f} s ago"
+        # Each is told of once, with how many are at it.
+        works = [f"{count} with {what}" for what, count in sorted(Counter(self.busy_with).items())]
+        busy = (
+            f", {'all ' if len(self.busy_with) == self.workers_alive else ''}busy: {', '.join(works)}" if works else ""
+        )
+        return f"{number}, last seen {max(0.0, self.seconds_ago):.0f} s ago{busy}"
 
 
 def crew_of(session: Session, queue: str) -> Crew:
     """The workers of a queue as they are now."""
     ago = func.extract("epoch", func.clock_timestamp() - func.max(Worker.last_seen_at))
-    counts = select(func.count().filter(_alive()), func.max(Worker.last_seen_at), ago)
-    alive, seen, seconds_ago = session.execute(counts.where(Worker.queues.contains([queue]))).one()
-    return Crew(queue, alive, seen, float(seconds_ago or 0))
+    works = func.array_remove(func.array_agg(Worker.busy_with).filter(_seen(Worker)), None)
+    counts = select(func.count().filter(_seen(Worker)), func.max(Worker.last_seen_at), ago, works)
+    alive, seen, seconds_ago, busy = session.execute(counts.where(Worker.queues.contains([queue]))).one()
+    return Crew(queue, alive, seen, float(seconds_ago or 0), busy or ())
 
 
 def clock(time: datetime) -> str:
@@ -106,12 +135,13 @@ class Waiting:
     chunks_waiting: int
     chunks_running: int
     checks_waiting: int
+    checks_running: int
     reason: str | None
 
 
 def queues(session: Session) -> list[Waiting]:
     """What waits and what runs, by queue."""
-    absence = sweeper_absence(session)
+    absence = outage(session)
     return [_waiting(session, name, absence) for name in QUEUES]
 
 
@@ -125,8 +155,12 @@ def _waiting(session: Session, name: str, absence: str | None) -> Waiting:
     states = dict(session.execute(of_chunks.group_by(Chunk.state)).all())
     open_states = ("queued", "running", "paused", "finalising")
     audits = session.scalar(select(func.count()).where(Audit.state.in_(open_states), Audit.queue == name)) or 0
-    received = (session.scalar(select(func.count()).where(m.state == "received")) or 0 for m in (Encoder, Dataset))
-    checks = sum(received) if name == DEFAULT else 0
+    checks, checking = (
+        sum(session.scalar(select(func.count()).where(model.state == state)) or 0 for model in (Encoder, Dataset))
+        if name == DEFAULT
+        else 0
+        for state in ("received", "checking")
+    )
     return Waiting(
         name=name,
         workers_alive=crew.workers_alive,
@@ -135,5 +169,6 @@ def _waiting(session: Session, name: str, absence: str | None) -> Waiting:
         chunks_waiting=states.get("queued", 0),
         chunks_running=states.get("running", 0),
         checks_waiting=checks,
+        checks_running=checking,
         reason=crew.absence or absence if audits or checks else None,
     )

@@ -12,14 +12,14 @@ import time
 from uuid import UUID, uuid4
 
 from celery import Celery
-from celery.signals import worker_process_init, worker_ready, worker_shutting_down
+from celery.signals import task_received, worker_process_init, worker_ready, worker_shutting_down
 from kombu import Queue
 
 from service.context import Context
 from service.logs import set_up_logging
 from service.queue import CHECK_DATASET, CHECK_ENCODER, FINALISE_AUDIT, SCORE_CHUNK, list_name
 from service.settings import get_settings
-from service.workers import HEARTBEAT_SECONDS, beat
+from service.workers import HEARTBEAT_SECONDS, beat, leave
 from worker.board import TASK, Board, Work
 from worker.device import Device, find_device
 from worker.keeper import Keeper
@@ -49,6 +49,7 @@ def create_app() -> Celery:
 
     def run(method: str, row_id: str) -> None:
         board.show(Work(os.getpid(), TASK, "", uuid4().hex))
+        board.begin()
         try:
             getattr(runner, method)(UUID(row_id))
         finally:
@@ -64,8 +65,12 @@ def create_app() -> Celery:
 
     @worker_ready.connect(weak=False)
     def _start(**_: object) -> None:
-        threading.Thread(target=_keep_beating, args=(context, name, device, stop), daemon=True).start()
+        threading.Thread(target=_keep_beating, args=(context, name, device, board, stop), daemon=True).start()
         threading.Thread(target=keeper.run, args=(threading.Event(),), daemon=True).start()
+
+    @task_received.connect(weak=False)
+    def _received(**_: object) -> None:
+        keeper.received()
 
     @worker_shutting_down.connect(weak=False)
     def _stop(**_: object) -> None:
@@ -75,6 +80,7 @@ def create_app() -> Celery:
     @worker_process_init.connect(weak=False)
     def _child(**_: object) -> None:
         die_with_parent()
+        board.be_process(os.getpid())
         set_up_logging(settings.log_level)
         runner.open()
 
@@ -89,14 +95,20 @@ def _named(run: object, method: str) -> object:
     return task
 
 
-def _keep_beating(context: Context, name: str, device: Device, stop: threading.Event) -> None:
+def _keep_beating(context: Context, name: str, device: Device, board: Board, stop: threading.Event) -> None:
     while not stop.is_set():
         try:
             with context.sessions.begin() as session:
-                beat(session, name, device.name, device.queues)
+                work = board.read()
+                beat(session, name, device.name, device.queues, None if work is None else work.description)
         except Exception:
             logger.exception("the sign of life was not written; trying again")
         stop.wait(HEARTBEAT_SECONDS)
+    try:
+        with context.sessions.begin() as session:
+            leave(session, name)
+    except Exception:
+        logger.exception("that the worker leaves was not written; it counts as alive for a while")
 
 
 def die_with_parent() -> None:

@@ -15,6 +15,12 @@ from service.jobs import LeasedModel
 SIZE = 4096
 HEADER = 12  # length and checksum
 TASK = "a task"
+DESCRIPTIONS = {
+    "Chunk": "a chunk of an audit",
+    "Audit": "the summary of an audit",
+    "Encoder": "the check of an encoder",
+    "Dataset": "the check of a dataset",
+}
 MODELS: dict[str, LeasedModel] = {model.__name__: model for model in (Chunk, Audit, Encoder, Dataset)}
 
 
@@ -44,6 +50,11 @@ class Work:
         return self.kind == TASK
 
     @property
+    def description(self) -> str:
+        """For people."""
+        return DESCRIPTIONS.get(self.kind, TASK)
+
+    @property
     def model(self) -> LeasedModel:
         """Of the row."""
         return MODELS[self.kind]
@@ -59,6 +70,21 @@ class Board:
 
     def __init__(self) -> None:
         self._work, self._dropped = mmap.mmap(-1, SIZE), mmap.mmap(-1, SIZE)
+        self._process = mmap.mmap(-1, SIZE)
+
+    def be_process(self, pid: int) -> None:
+        """Says which process takes the tasks from now on."""
+        _write(self._process, {"pid": pid, "begun": self.process()[1]})
+
+    def begin(self) -> None:
+        """Says that one more task has been begun."""
+        pid, begun = self.process()
+        _write(self._process, {"pid": pid, "begun": begun + 1})
+
+    def process(self) -> tuple[int | None, int]:
+        """The process that takes the tasks, if it has said so, and how many were begun by it and those before it."""
+        found = _read(self._process) or {"pid": None, "begun": 0}
+        return found["pid"], found["begun"]
 
     def show(self, work: Work | None) -> None:
         """Says what the process is at."""

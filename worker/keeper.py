@@ -62,6 +62,13 @@ class Keeper:
         self._over: str | None = None  # the owner of a row that was settled here
         self._verdict: Verdict | None = None  # what is to become of it, until that is written
         self.stopping_since: float | None = None
+        self._received = 0  # tasks, by this parent
+        self._waits_since: float | None = None  # a task that the process has not begun, though it is at nothing
+        self._begun = 0
+
+    def received(self) -> None:
+        """Notes that a task has come, which is handed to the process."""
+        self._received += 1
 
     def run(self, stop: threading.Event) -> None:
         """Looks until told to stop; a database that is away is waited for."""
@@ -77,6 +84,7 @@ class Keeper:
         self._say_verdict()
         work = self._board.read()
         self._look_back(work)
+        self._judge_idle(work)
         if work is None or work.owner == self._over:
             return
         if self._seen != work:
@@ -100,6 +108,19 @@ class Keeper:
         self._seen = self._dropped_at = None
         if not before.is_task and before.owner != self._over and not alive(before.pid):
             self._settle(before, lambda session: self._free(session, before, KILLED))
+
+    def _judge_idle(self, work: Work | None) -> None:
+        """Ends a process that is at nothing and does not begin the task that waits for it."""
+        pid, begun = self._board.process()
+        if work is not None or begun >= self._received or begun != self._begun:
+            self._waits_since, self._begun = None, begun
+            return
+        self._waits_since = self._waits_since or self._now()
+        if self._now() - self._waits_since > self._settings.stall_seconds:
+            self._received, self._waits_since = begun, None  # a task that never came to it is not waited for twice
+            if pid is not None and alive(pid):
+                logger.warning("process %d is ended, which did not begin its task", pid)
+                self._kill(pid)
 
     def _judge(self, work: Work, now: float) -> Verdict | None:
         """What is to become of a row whose process is at its end; None if it may go on."""

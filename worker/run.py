@@ -118,7 +118,7 @@ class Runner:
         except LeaseLost:
             logger.warning("%s %s is no longer ours; what became of it is dropped", model.__name__, row_id)
 
-    def _inspect_encoder(self, row: Encoder, _: Lease) -> Accept:
+    def _inspect_encoder(self, row: Encoder, lease: Lease) -> Accept:
         from sslmem.encoders.convert import convert_checkpoint  # noqa: PLC0415
         from sslmem.encoders.load import load_encoder, probe  # noqa: PLC0415
         from sslmem.encoders.sanity import look_over  # noqa: PLC0415
@@ -128,6 +128,7 @@ class Runner:
         with tempfile.TemporaryDirectory(prefix="sslmem-") as folder:
             plain = Path(folder) / "encoder.safetensors"
             convert_checkpoint(store.path(row.artifact_digest), plain, name=row.name)
+            lease.advance()
             encoder = load_encoder(
                 plain,
                 architecture=row.architecture,
@@ -139,6 +140,7 @@ class Runner:
                 options=row.options,
                 device=str(pick_device(self._settings.device)),
             )
+            encoder.on_forward = lease.advance
             found = probe(encoder)
             look_over(encoder)
             values = {
@@ -259,6 +261,9 @@ class Runner:
         device, batch_size = pick_device(self._settings.device), self._settings.batch_size
         scorer = Scorer(targets, references, plan.spec, device=device, batch_size=batch_size)
         dataset = self._open(plan.dataset_digest)
+        for encoder in (*targets, *references):
+            # Before the first batch is done there may be minutes of checking precisions, and of many views.
+            encoder.on_forward = lambda: lease.advance(len(scores))
         for batch in scorer.score(read_samples(dataset, [path for path, _ in plan.entries])):
             scores += [
                 RecordedScore(

@@ -9,6 +9,7 @@ import time
 
 from service import retention
 from service.context import Context
+from service.health import broker_answers
 from service.logs import set_up_logging
 from service.settings import get_settings
 from service.sweep import sweep
@@ -25,10 +26,11 @@ def run(context: Context, stop: threading.Event) -> None:
     while not stop.wait(pause):
         pause = context.settings.sweep_seconds
         try:
+            broker = broker_answers(context)
             with context.sessions.begin() as session:
-                beat_of_sweeper(session, name)
+                beat_of_sweeper(session, name, broker_answers=broker)
             with context.sessions.begin() as session:
-                moved = sweep(session, context.queue, context.settings)
+                moved = sweep(session, context.queue, context.settings, announce=broker)
             if moved:
                 logger.info("%d rows freed, ended or announced again", moved)
             if time.monotonic() - looked_at > context.settings.retention_seconds:

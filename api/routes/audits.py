@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import HTMLResponse, StreamingResponse
 
-from api.deps import AuthorizedRoute, ContextDep, OnceDep, ProjectDep, SessionDep
+from api.deps import AuthorizedRoute, ContextDep, OnceDep, ProjectDep, SessionDep, StoppingDep
 from api.errors import already, problems
 from api.export import parquet_stream
 from api.paging import CursorParam, LimitParam, page_of
@@ -91,7 +91,7 @@ def list_audits(
 
 
 @router.get("/{audit_id}", responses=problems(404))
-async def get_audit(audit_id: uuid.UUID, context: ContextDep, wait: WaitParam = 0) -> AuditOut:
+async def get_audit(audit_id: uuid.UUID, context: ContextDep, stopping: StoppingDep, wait: WaitParam = 0) -> AuditOut:
     """Shows an audit; with `wait`, answers when its state or progress changes, it has ended, or the time is up."""
 
     def look() -> AuditOut:
@@ -103,7 +103,7 @@ async def get_audit(audit_id: uuid.UUID, context: ContextDep, wait: WaitParam = 
         before, after = ((audit.state, audit.progress.samples_done) for audit in (first, now))
         return now.finished_at is not None or before != after
 
-    return await poll(look, changed, wait)
+    return await poll(look, changed, wait, stopping)
 
 
 @router.get("/{audit_id}/chunks", responses=problems(400, 404))

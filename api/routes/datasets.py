@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from api.deps import AuthorizedRoute, ContextDep, Once, OnceDep, SessionDep
+from api.deps import AuthorizedRoute, ContextDep, Once, OnceDep, SessionDep, StoppingDep
 from api.errors import already, problems
 from api.paging import CursorParam, LimitParam, page_of
 from api.polling import WaitParam, poll
@@ -78,14 +78,16 @@ def list_datasets(session: SessionDep, limit: LimitParam = 100, cursor: CursorPa
 
 
 @router.get("/{dataset_id}", responses=problems(404))
-async def get_dataset(dataset_id: uuid.UUID, context: ContextDep, wait: WaitParam = 0) -> DatasetOut:
+async def get_dataset(
+    dataset_id: uuid.UUID, context: ContextDep, stopping: StoppingDep, wait: WaitParam = 0
+) -> DatasetOut:
     """Shows a dataset; with `wait`, answers when it has been checked or the time is up."""
 
     def look() -> DatasetOut:
         with context.sessions.begin() as session:
             return _out(session, intake.get(session, Dataset, dataset_id))
 
-    return await poll(look, lambda _, now: now.state in ("ready", "refused"), wait)
+    return await poll(look, lambda _, now: now.state in ("ready", "refused"), wait, stopping)
 
 
 @router.get("/{dataset_id}/samples", responses=problems(400, 404))

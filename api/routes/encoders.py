@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from api.deps import AuthorizedRoute, ContextDep, Once, OnceDep, SessionDep
+from api.deps import AuthorizedRoute, ContextDep, Once, OnceDep, SessionDep, StoppingDep
 from api.errors import already, problems
 from api.paging import CursorParam, LimitParam, page_of
 from api.polling import WaitParam, poll
@@ -142,14 +142,16 @@ def list_encoders(session: SessionDep, limit: LimitParam = 100, cursor: CursorPa
 
 
 @router.get("/{encoder_id}", responses=problems(404))
-async def get_encoder(encoder_id: uuid.UUID, context: ContextDep, wait: WaitParam = 0) -> EncoderOut:
+async def get_encoder(
+    encoder_id: uuid.UUID, context: ContextDep, stopping: StoppingDep, wait: WaitParam = 0
+) -> EncoderOut:
     """Shows an encoder; with `wait`, answers when it has been checked or the time is up."""
 
     def look() -> EncoderOut:
         with context.sessions.begin() as session:
             return _out(session, intake.get(session, Encoder, encoder_id))
 
-    return await poll(look, lambda _, now: now.state in ("ready", "refused"), wait)
+    return await poll(look, lambda _, now: now.state in ("ready", "refused"), wait, stopping)
 
 
 @router.delete("/{encoder_id}", status_code=204, responses=problems(404, 409))

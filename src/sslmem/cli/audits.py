@@ -11,7 +11,7 @@ import typer
 from sslmem.cli.connection import Token, Url, connect
 from sslmem.cli.options import Yes, confirm, load_recipe, samples_progress, stderr
 from sslmem.cli.tables import print_resources, print_summary
-from sslmem.client.http import Client
+from sslmem.client.http import TERMINAL, Client
 from sslmem.errors import RequestRefused
 from sslmem.spec import Compat, Distance, Pairing, Precision
 
@@ -73,6 +73,14 @@ def request(
     with connect(url, token) as client:
         audit = client.request_audit(**body)
         print(audit["id"])
+        if audit["queue"] != queue and audit["state"] not in TERMINAL:
+            why = audit["reason"] or audit["state"]
+            stderr.print(
+                f"The same request is there already, in the queue {audit['queue']}: {why}. With --force there is "
+                f"another one, in the queue {queue}.",
+                highlight=False,
+                soft_wrap=True,
+            )
         if follow:
             print_summary(follow_audit(client, audit["id"]))
 

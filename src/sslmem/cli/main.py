@@ -48,7 +48,7 @@ app.add_typer(webhooks.app, name="webhooks")
 def workers(url: Url = None, token: Token = None) -> None:
     """Lists the workers seen in the last week."""
     with connect(url, token) as client:
-        print_resources(client.items("/v1/workers"), ("id", "device", "queues", "alive", "last_seen_at"))
+        print_resources(client.items("/v1/workers"), ("id", "device", "queues", "alive", "busy_with", "last_seen_at"))
 
 
 @app.command()
@@ -59,7 +59,7 @@ def queues(url: Url = None, token: Token = None) -> None:
             print(
                 f"{queue['name']}: {queue['workers_alive']} alive; waiting: {queue['chunks_waiting']} chunks of "
                 f"{queue['audits_open']} audits, {queue['checks_waiting']} checks; running: {queue['chunks_running']} "
-                f"chunks{'; ' + queue['reason'] if queue['reason'] else ''}"
+                f"chunks, {queue['checks_running']} checks{'; ' + queue['reason'] if queue['reason'] else ''}"
             )
 
 

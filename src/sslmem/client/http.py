@@ -20,6 +20,7 @@ Json = dict[str, Any]
 Advance = Callable[[int], None]
 BLOCK = 2**20
 WAIT_SECONDS = 20
+AWAY = (502, 503, 504)  # the service itself, or a proxy before it: it cannot work now
 # How long a service that is awaited may be away, and how often it is asked meanwhile.
 PATIENCE_SECONDS = 60.0
 PAUSE_SECONDS = 1.0
@@ -75,7 +76,7 @@ class Client:
             RequestRefused: the answer is an error; the message is the service's.
         """
         response = self._send(method, path, **options)
-        if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+        if response.status_code in AWAY:
             raise ServiceUnreachable(_refusal(response))
         if response.is_error:
             raise RequestRefused(_refusal(response))
@@ -279,7 +280,7 @@ class Client:
             audit_id: of the audit.
             after: the number of the event to begin after.
         """
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        away_since: float | None = None
         while True:
             try:
                 with self._http.sse(f"/v1/audits/{audit_id}/events", headers={"Last-Event-ID": str(after)}) as source:
@@ -290,14 +291,15 @@ class Client:
                         response.read()
                         raise RequestRefused(_refusal(response))
                     response.raise_for_status()
+                    away_since = None  # it may be silent for hours: an audit that waits has no news
                     for sent in source:
-                        deadline = time.monotonic() + PATIENCE_SECONDS
                         if sent.data:
                             event = {"type": sent.event, **jsonlib.loads(sent.data)}
                             after = event.get("number", after)
                             yield event
             except httpx.HTTPError as error:
-                if time.monotonic() > deadline:
+                away_since = away_since or time.monotonic()
+                if time.monotonic() - away_since > PATIENCE_SECONDS:
                     raise ServiceUnreachable(f"the events of {self.url} broke off ({error})") from error
                 time.sleep(PAUSE_SECONDS)
 

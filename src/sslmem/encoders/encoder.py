@@ -1,5 +1,6 @@
 """A frozen encoder: normalisation, network, and the tensor that is measured."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +79,7 @@ class Encoder:
         weights_digest: of the loaded tensors.
         report: how they were loaded.
         extract: from normalised views to the measured tensor ``[M, D]``; None is what the module returns, flattened.
+        on_forward: called for each batch of views that the network was given, for who must know that work goes on.
     """
 
     module: nn.Module
@@ -87,6 +89,7 @@ class Encoder:
     weights_digest: str
     report: LoadReport
     extract: Extract | None = None
+    on_forward: Callable[[], None] | None = None
 
     @torch.inference_mode()
     def represent(self, views: Tensor, dtype: Dtype = "float32") -> Tensor:
@@ -102,6 +105,8 @@ class Encoder:
         mean, std = (views.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
         normalised = ((views - mean) / std).contiguous(memory_format=torch.channels_last)
         extract = self.extract or self.module
+        if self.on_forward is not None:
+            self.on_forward()
         if dtype == "float32":
             return extract(normalised).flatten(1).float()
         with torch.autocast(views.device.type, dtype=getattr(torch, dtype)):

@@ -59,6 +59,7 @@ def test_queues_count_what_waits_and_what_runs(client: TestClient, context: Cont
     rows.claim(context, rows.chunks_of(context, audit.id)[0].id)
     with context.sessions.begin() as session:
         rows.add_encoder(session, "unchecked", state="received")
+        rows.add_encoder(session, "under way", state="checking")
         beat(session, "host:1", "cpu")
         beat_of_sweeper(session, "host:2")
     rows.request_audit(context, 16, worker_queue="gpu")
@@ -71,6 +72,7 @@ def test_queues_count_what_waits_and_what_runs(client: TestClient, context: Cont
         "chunks_waiting": 2,
         "chunks_running": 1,
         "checks_waiting": 1,
+        "checks_running": 1,
         "reason": None,
     }
     assert gpu == {
@@ -81,5 +83,6 @@ def test_queues_count_what_waits_and_what_runs(client: TestClient, context: Cont
         "chunks_waiting": 1,
         "chunks_running": 0,
         "checks_waiting": 0,
+        "checks_running": 0,
         "reason": "no GPU worker has connected in the last week; start one with python -m worker",
     }

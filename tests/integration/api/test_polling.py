@@ -144,3 +144,12 @@ def test_polls_hold_no_connection_while_they_wait(client: TestClient, context: C
         thread.join()
     assert {answer["state"] for answer in answers} == {"cancelled"}
     assert len(answers) == len(threads)
+
+
+def test_polls_are_answered_at_once_when_the_server_stops(
+    client: TestClient, context: Context, looks: list[str]
+) -> None:
+    audit = rows.request_audit(context)
+    stopping: threading.Event = client.app.state.stopping  # type: ignore[attr-defined]
+    answer = while_waiting(client, f"/v1/audits/{audit.id}", looks, stopping.set)
+    assert answer["state"] == "queued"

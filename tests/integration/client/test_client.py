@@ -177,6 +177,54 @@ def test_following_gives_up_in_the_end(
             next(states)
 
 
+@pytest.mark.parametrize("path", ["audit", "encoder"])
+def test_long_poll_outlasts_a_restart_in_its_middle(
+    settings: Settings, context: Context, token: str, path: str
+) -> None:
+    audit, port = rows.request_audit(context), free_port()
+    with context.sessions.begin() as session:
+        encoder = rows.add_encoder(session, "waits", state="received")
+    resource = {"audit": f"/v1/audits/{audit.id}", "encoder": f"/v1/encoders/{encoder.id}"}[path]
+    found: list[dict[str, Any]] = []
+    with Client(f"http://127.0.0.1:{port}", token) as client:
+
+        def wait() -> None:
+            state = first = client.get(resource)["state"]
+            while state == first:
+                answer = client._poll(resource, wait=30)
+                state = answer["state"]
+            found.append(answer)
+
+        with served(settings, port):
+            thread = threading.Thread(target=wait)
+            thread.start()
+            time.sleep(1)  # it is in the middle of its poll
+        with served(settings, port):
+            with context.sessions.begin() as session:
+                lifecycle.cancel(session, audit.id)
+                session.execute(update(Encoder).where(Encoder.id == encoder.id).values(state="checking"))
+            thread.join(30)
+    assert [answer["state"] for answer in found] == [{"audit": "cancelled", "encoder": "checking"}[path]]
+
+
+def test_events_go_on_after_a_restart_however_long_it_was_quiet_before(
+    settings: Settings, context: Context, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit, port = rows.request_audit(context), free_port()
+    monkeypatch.setattr("sslmem.client.http.PATIENCE_SECONDS", 8.0)
+    seen: list[str] = []
+    with Client(f"http://127.0.0.1:{port}", token) as client:
+        thread = threading.Thread(target=lambda: seen.extend(event["type"] for event in client.events(str(audit.id))))
+        with served(settings, port):
+            thread.start()
+            time.sleep(9)  # quiet for longer than a service may be away
+        with served(settings, port):
+            with context.sessions.begin() as session:
+                lifecycle.cancel(session, audit.id)
+            thread.join(30)
+    assert seen[-1] == "audit.cancelled"
+
+
 def test_downloads_are_written_to_files(client: Client, context: Context, tmp_path: Path) -> None:
     audit = rows.succeeded_audit(context)
     client.download(f"/v1/audits/{audit.id}/scores.csv", tmp_path / "scores.csv")

@@ -217,3 +217,34 @@ def test_many_audits_take_as_few_queries_as_one_and_say_the_same(context: Contex
     together, queries = asked(ids)
     assert queries <= max(asked([audit_id])[1] for audit_id in ids)
     assert together == [asked([audit_id])[0][0] for audit_id in ids]
+
+
+def test_reason_tells_since_when_the_broker_does_not_answer(context: Context) -> None:
+    audit = rows.request_audit(context)
+    see_worker(context)
+    for answers in (False, False):
+        with context.sessions.begin() as session:
+            beat_of_sweeper(session, "host:2", broker_answers=answers)
+    assert re.search(r"\d+ s ago; but the broker has not answered since 2", reason(context, audit.id) or "")
+    see_worker(context)
+    assert "broker" not in (reason(context, audit.id) or "broker")
+
+
+def test_reason_tells_what_the_workers_are_at(context: Context) -> None:
+    audit = rows.request_audit(context)
+    see_worker(context)
+    with context.sessions.begin() as session:
+        beat(session, "host:1", "cpu", busy_with="the check of a dataset")
+    assert (reason(context, audit.id) or "").endswith("s ago, all busy: 1 with the check of a dataset")
+    with context.sessions.begin() as session:
+        beat(session, "host:3", "cpu")
+    assert (reason(context, audit.id) or "").endswith("s ago, busy: 1 with the check of a dataset")
+
+
+def test_audits_of_both_queues_are_ahead_of_one_that_waits_for_a_gpu(context: Context) -> None:
+    for _ in range(2):
+        rows.request_audit(context, priority=1)
+    audit = rows.request_audit(context, worker_queue="gpu")
+    with context.sessions.begin() as session:
+        beat(session, "gpu:1", "cuda", ("default", "gpu"))
+    assert (reason(context, audit.id) or "").startswith("waiting for a worker: 2 audits are ahead; 1 GPU worker")

@@ -290,7 +290,8 @@ def test_answer_that_never_ends_is_given_up() -> None:
     [
         "http://hooks.example/", "ftp://hooks.example/", "https://127.0.0.1/", "https://2130706433/", "https://0x7f.1/",
         "https://0177.0.0.1/", "https://127.1/", "https://[::1]/", "https://[::ffff:10.0.0.1]/", "https://10.0.0.1/",
-        "https://user:pass@hooks.example/", "https://hooks.example:22/", "https://[fe80::1%25eth0]/", "https:///x",
+        "https://user:pass@hooks.example/", "https://hooks.example:22/", "https://hooks.example:0/",
+        "https://1.1.1.1:99999/", "https://[fe80::1%25eth0]/", "https:///x",
         "https://hooks.example\\@10.0.0.1/", "https://h\u00f6oks.example/", "https://[64:ff9b::7f00:1]/",
     ],
 )  # fmt: skip
@@ -323,3 +324,28 @@ def test_secret_is_in_no_representation() -> None:
     letter = deliveries.Letter(uuid.uuid4(), uuid.uuid4(), 1, "https://x/?password", "whsec_c2VjcmV0", b"{}")
     assert "c2VjcmV0" not in repr(letter)
     assert "password" not in repr(letter)
+
+
+def test_lookups_that_hang_hold_up_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    hang, began = threading.Event(), threading.Semaphore(0)
+
+    def getaddrinfo(*_: object, **__: object) -> Any:  # noqa: ANN401
+        began.release()
+        hang.wait(60)
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+    async def work() -> str:
+        hooks = [
+            asyncio.create_task(post(f"https://{i}.example/x", {}, b"", allowed=HERE, seconds=60)) for i in range(40)
+        ]
+        for _ in hooks:
+            await asyncio.to_thread(began.acquire)
+        answer = await asyncio.to_thread(lambda: "the database was asked")
+        hang.set()
+        refused = await asyncio.gather(*hooks, return_exceptions=True)
+        assert {type(one) for one in refused} == {AddressRefused}
+        return answer
+
+    assert asyncio.run(work()) == "the database was asked"

@@ -305,3 +305,44 @@ def test_board_that_nobody_wrote_to_or_that_was_torn_says_nothing() -> None:
         assert board.read() is not None
         board._work[14:15] = b"!"
         assert board.read() is None
+
+
+def test_process_that_does_not_begin_its_task_is_killed(watch: Watch) -> None:
+    stall = watch.context.settings.stall_seconds
+    with process() as child:
+        watch.board.be_process(child.pid)
+        watch.look()
+        watch.keeper.received()
+        watch.look()
+        watch.look(after=stall - 1)
+        assert watch.killed == []
+        watch.look(after=2)
+        assert watch.killed == [child.pid]
+        watch.look(after=2 * stall)
+        assert watch.killed == [child.pid], "once is enough: the task is another process's now, or was for nobody"
+
+
+def test_process_that_is_at_nothing_and_has_begun_all_its_tasks_is_left_alone(watch: Watch) -> None:
+    with process() as child:
+        watch.board.be_process(child.pid)
+        for _ in range(3):
+            watch.keeper.received()
+            watch.look()
+            watch.board.begin()
+            watch.look(after=1)
+        watch.look(after=10 * watch.context.settings.stall_seconds)
+        assert watch.killed == []
+
+
+def test_task_that_waits_behind_another_is_not_missed_by_the_process(watch: Watch) -> None:
+    chunk = watch.chunk()
+    with process() as child:
+        watch.board.be_process(child.pid)
+        watch.keeper.received()
+        watch.keeper.received()
+        watch.board.begin()
+        with watch.lease(Chunk, chunk.id) as lease:
+            for signs in range(5):
+                lease.advance(signs)
+                watch.look(after=watch.context.settings.stall_seconds / 2)
+        assert watch.killed == []

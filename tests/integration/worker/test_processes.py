@@ -13,6 +13,7 @@ from models.audit import Audit
 from service import lifecycle
 from service.context import Context
 from service.sweep import sweep
+from service.workers import list_workers
 from tests.integration.worker.conftest import Setting
 from tests.integration.worker.test_celery import Worker
 from tests.support import rows
@@ -111,3 +112,45 @@ def test_chunk_of_a_killed_process_is_taken_up_again_long_before_its_lease_runs_
     again = eventually(lambda: next((c for c in rows.chunks_of(context, audit.id) if c.attempts == 2), None))
     assert again is not None
     assert again.state == "running"
+
+
+def test_process_that_is_frozen_while_it_is_at_nothing_is_replaced_when_work_comes(
+    context: Context, setting: Setting, worker: Worker
+) -> None:
+    first = setting.request(spec={"seed": 1})
+    eventually(lambda: rows.audit_of(context, first.id).state == "succeeded")
+    child = child_of(worker)
+    child.send_signal(signal.SIGSTOP)
+    second = setting.request(spec={"seed": 2})
+    eventually(lambda: rows.audit_of(context, second.id).state == "succeeded")
+    assert gone(child)
+
+
+def test_worker_that_is_long_in_checking_precisions_is_not_taken_for_stalled(
+    context: Context, setting: Setting, tmp_path: Path
+) -> None:
+    """Each look at the first images takes longer than a process may be without a sign."""
+    worker = Worker(context.settings, tmp_path / "worker.log", SSLMEM_STALL_SECONDS="3", **LONG)
+    try:
+        audit = setting.request(spec={"views": 512, "seed": 6, "precision": "auto"})
+        eventually(lambda: rows.audit_of(context, audit.id).state in ("succeeded", "failed"), 300)
+    finally:
+        worker.ensure_stopped()
+    ended = rows.audit_of(context, audit.id)
+    assert (ended.state, ended.failure_detail) == ("succeeded", None)
+
+
+def test_worker_says_what_it_is_at_and_leaves_in_good_order(
+    context: Context, setting: Setting, patient: Worker
+) -> None:
+    def workers() -> list[str | None]:
+        with context.sessions.begin() as session:
+            return [worker.busy_with for worker, alive in list_workers(session) if alive]
+
+    audit, _ = under_way(context, setting, patient)
+    eventually(lambda: workers() == ["a chunk of an audit"])
+    with context.sessions.begin() as session:
+        lifecycle.cancel(session, audit.id)
+    eventually(lambda: workers() == [None], 40)
+    assert patient.stop() == 0
+    assert workers() == []
