@@ -22,6 +22,8 @@ from models.event import AuditEvent
 from models.operations import Worker
 from service.standing import Standing
 
+ENTRIES = ("loaded", "dropped")  # of a load report: a line for each entry of the file
+
 
 def _failure(row: Encoder | Dataset | Audit | Chunk, *, failed: bool) -> Failure | None:
     if not failed or row.failure_code is None:
@@ -44,19 +46,26 @@ def _resource(row: Encoder | Dataset, collection: str, reason: str | None, num_a
     }
 
 
-def encoder_out(row: Encoder, reason: str | None, num_audits: int) -> EncoderOut:
-    """An encoder."""
+def encoder_out(row: Encoder, reason: str | None, num_audits: int, *, brief: bool = False) -> EncoderOut:
+    """An encoder; briefly, without what became of each entry of its file."""
+    report = row.load_report or {}
     return EncoderOut(
         **_resource(row, "encoders", reason, num_audits),
         architecture=row.architecture,
         input_size=row.input_size,
-        mean=row.mean,
-        std=row.std,
-        method=row.method,
+        mean=row.in_effect("mean", row.mean) or None,
+        std=row.in_effect("std", row.std) or None,
+        method=report.get("method", row.method),
+        branch=report.get("branch", row.branch),
+        other_branches=report.get("other_branches"),
+        options={name: row.in_effect(name, row.options.get(name)) for name in report.get("told_again", row.options)},
+        settings=report.get("settings"),
+        suspect=bool(row.suspicions) if row.load_report is not None else None,
+        suspicions=row.suspicions,
         weights_digest=row.weights_digest,
         representation_dim=row.representation_dim,
         views_per_second=row.views_per_second,
-        load_report=row.load_report,
+        load_report=row.load_report and {k: v for k, v in report.items() if not (brief and k in ENTRIES)},
     )
 
 
@@ -119,6 +128,7 @@ def audit_out(row: Audit, standing: Standing, deadline: datetime | None) -> Audi
         finished_at=row.finished_at,
         kept_at=row.kept_at,
         scores_deleted_at=row.scores_deleted_at,
+        suspicions=standing.suspicions,
         links={
             "self": here,
             "events": f"{here}/events",

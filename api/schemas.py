@@ -16,6 +16,9 @@ Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")
 Architecture = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$", examples=["resnet18"])]
 QueueName = Literal["default", "gpu"]
 Method = Annotated[str, Field(max_length=50, pattern=r"^[A-Za-z0-9_.-]+$", examples=["simclr", "dino", "mae"])]
+Branch = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$", examples=["teacher", "ema"])]
+Option = Annotated[str, Field(max_length=50, pattern=r"^[^\x00]*$")]
+Options = Annotated[dict[Option, bool | int | FiniteFloat | Option], Field(max_length=20, examples=[{"num_heads": 6}])]
 Channels = Annotated[list[FiniteFloat], Field(min_length=3, max_length=3)]
 PositiveChannels = Annotated[list[Annotated[FiniteFloat, Field(gt=0)]], Field(min_length=3, max_length=3)]
 
@@ -56,9 +59,11 @@ class EncoderBody(Body):
     artifact_digest: Digest
     architecture: Architecture | None = None
     input_size: int | None = Field(default=None, ge=1, le=2048)
-    mean: Channels = Field(default=[0.485, 0.456, 0.406])
-    std: PositiveChannels = Field(default=[0.229, 0.224, 0.225])
+    mean: Channels | None = Field(default=None, description="With neither mean nor std: what the file says.")
+    std: PositiveChannels | None = None
     method: Method | None = None
+    branch: Branch | None = Field(default=None, description="Which of several encoders in the file, such as student.")
+    options: Options = Field(default={}, description="What weights do not show; docs/encoders.md lists them.")
 
 
 class DatasetBody(Body):
@@ -83,14 +88,32 @@ class Resource(BaseModel):
     links: dict[str, str]
 
 
+class SettingOut(BaseModel):
+    """Something that weights do not show, and who said it: told, weights, file, producer or default."""
+
+    value: bool | int | float | str | list[float]
+    source: Literal["told", "weights", "file", "producer", "default"]
+
+
 class EncoderOut(Resource):
-    """An encoder; what the check found is null until it is ready."""
+    """An encoder; what the check found is null until it is ready.
+
+    ``branch`` is which of the encoders in the file is audited, ``other_branches`` are the others. ``settings`` are
+    what weights do not show, ``options`` those of them that can be told. An encoder with ``suspicions`` is suspect: it
+    can be audited, but the gate passes no verdict on it.
+    """
 
     architecture: str | None
     input_size: int | None
-    mean: list[float]
-    std: list[float]
+    mean: list[float] | None
+    std: list[float] | None
     method: str | None
+    branch: str | None
+    other_branches: list[str] | None
+    options: dict[str, Any]
+    settings: dict[str, SettingOut] | None
+    suspect: bool | None
+    suspicions: list[str]
     weights_digest: str | None
     representation_dim: int | None
     views_per_second: float | None
@@ -215,6 +238,7 @@ class AuditOut(BaseModel):
     finished_at: datetime | None
     kept_at: datetime | None
     scores_deleted_at: datetime | None
+    suspicions: list[str] = Field(description="What speaks against its encoders; the gate passes none with any.")
     links: dict[str, str]
 
 

@@ -18,6 +18,11 @@ class Encoder(Job, Base):
         artifact_digest: of the file as uploaded.
         given_architecture: as it was registered, None if left to the check; ``architecture`` is then filled in by it.
         given_input_size: likewise.
+        mean: of the normalisation, as it was registered; empty if that was left to the file. What is in effect stands
+            in the load report.
+        std: likewise.
+        branch: which of several encoders in the file, as it was registered; None is its producer's default.
+        options: what weights do not show, as it was registered.
         weights_artifact_digest: of the plain safetensors file made from it.
         method: how it was trained, if that was said.
         weights_digest: of the loaded tensors, as reports show it.
@@ -37,6 +42,8 @@ class Encoder(Job, Base):
             "mean",
             "std",
             "method",
+            "branch",
+            "options",
             name="uq_encoders_registration",
             postgresql_nulls_not_distinct=True,
         ),
@@ -54,9 +61,21 @@ class Encoder(Job, Base):
     mean: Mapped[list[float]] = mapped_column(ARRAY(Float))
     std: Mapped[list[float]] = mapped_column(ARRAY(Float))
     method: Mapped[str | None]
+    branch: Mapped[str | None]
+    options: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
     weights_artifact_digest: Mapped[str | None] = mapped_column(index=True)
     weights_digest: Mapped[str | None]
     load_report: Mapped[dict[str, Any] | None]
     representation_dim: Mapped[int | None]
     views_per_second: Mapped[float | None]
     released_at: Mapped[Time | None]
+
+    @property
+    def suspicions(self) -> list[str]:
+        """What speaks against it, as the check found; with any it is suspect."""
+        return list((self.load_report or {}).get("suspicions", []))
+
+    def in_effect(self, name: str, told: Any) -> Any:  # noqa: ANN401  of the setting's type
+        """The value of a setting that the check settled, or what was told before it is checked."""
+        setting = (self.load_report or {}).get("settings", {}).get(name)
+        return told if setting is None else setting["value"]

@@ -17,6 +17,7 @@ from service.idempotency import digest_of
 from service.queue import DEFAULT, SCORE_CHUNK, JobQueue
 from service.roles import get_roles
 from service.settings import Settings
+from sslmem.gate.case import suspected
 from sslmem.spec import COMPAT_FIELDS, ScoreSpec
 
 MIN_CHUNK, MAX_CHUNK = 16, 50_000
@@ -181,6 +182,13 @@ def lock_audit(session: Session, audit_id: uuid.UUID) -> Audit | None:
     limit = f"{LOCK_IDLE_SECONDS * 1000:.0f}ms"
     session.execute(select(func.set_config("idle_in_transaction_session_timeout", limit, True)))
     return session.get(Audit, audit_id, with_for_update={"key_share": True}, populate_existing=True)
+
+
+def suspicions_of(parts: Mapping[str, Sequence[Encoder]]) -> list[str]:
+    """What speaks against an audit's encoders, as sentences."""
+    return [
+        one for part, encoders in parts.items() for encoder in encoders for one in suspected(part, encoder.suspicions)
+    ]
 
 
 def encoders_of(session: Session, audit_id: uuid.UUID) -> dict[str, list[Encoder]]:

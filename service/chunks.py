@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from models.audit import Audit, Chunk
 from models.dataset import Dataset, RoleEntry
+from models.encoder import Encoder
 from service import jobs, states
 from service.audits import encoders_of, lock_audit
 from service.cursors import decode_cursor, encode_cursor
@@ -43,6 +44,8 @@ class EncoderFiles:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     representation: str
+    branch: str | None = None
+    options: tuple[tuple[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,20 +100,7 @@ def claim_chunk(session: Session, chunk_id: uuid.UUID, owner: str, lease_seconds
         .where(RoleEntry.position >= chunk.start, RoleEntry.position < chunk.stop)
         .order_by(RoleEntry.position)
     )
-    files = {
-        part: [
-            EncoderFiles(
-                weights_artifact_digest=e.weights_artifact_digest or "",
-                architecture=e.architecture or "",
-                input_size=e.input_size or 0,
-                mean=(e.mean[0], e.mean[1], e.mean[2]),
-                std=(e.std[0], e.std[1], e.std[2]),
-                representation=spec.representation,
-            )
-            for e in encoders
-        ]
-        for part, encoders in parts.items()
-    }
+    files = {part: [_files(encoder, spec.representation) for encoder in encoders] for part, encoders in parts.items()}
     return ChunkPlan(
         chunk_id=chunk_id,
         audit_id=audit.id,
@@ -120,6 +110,23 @@ def claim_chunk(session: Session, chunk_id: uuid.UUID, owner: str, lease_seconds
         references=files["reference"],
         dataset_digest=session.get_one(Dataset, audit.dataset_id).artifact_digest,
         entries=list(entries),
+    )
+
+
+def _files(row: Encoder, representation: str) -> EncoderFiles:
+    """How an encoder is read: as its check read it, whatever the defaults are by now."""
+    report = row.load_report or {}
+    mean, std = row.in_effect("mean", row.mean), row.in_effect("std", row.std)
+    options = {name: row.in_effect(name, None) for name in report.get("told_again", row.options)}
+    return EncoderFiles(
+        weights_artifact_digest=row.weights_artifact_digest or "",
+        architecture=row.architecture or "",
+        input_size=row.input_size or 0,
+        mean=(mean[0], mean[1], mean[2]),
+        std=(std[0], std[1], std[2]),
+        representation=representation,
+        branch=report.get("branch", row.branch),
+        options=tuple(sorted(options.items())),
     )
 
 

@@ -32,7 +32,17 @@ _NOT_FOUND: dict[IntakeModel, type[ServiceError]] = {
 # Failures of the service, after which the same registration is checked again.
 NOT_ITS_FAULT = ("worker-lost", "worker-stalled", "internal-error", "deadline-passed")
 SAME = {
-    Encoder: ("artifact_digest", "name", "given_architecture", "given_input_size", "mean", "std", "method"),
+    Encoder: (
+        "artifact_digest",
+        "name",
+        "given_architecture",
+        "given_input_size",
+        "mean",
+        "std",
+        "method",
+        "branch",
+        "options",
+    ),
     Dataset: ("artifact_digest", "name"),
 }
 
@@ -71,7 +81,8 @@ def register(
     values = {**values, "num_bytes": _keep_artifact(session, store, values["artifact_digest"])}
     if model is Encoder:
         # The check fills the two in; what was said stays beside them, so that saying it again finds the row.
-        values = {**values, "given_architecture": values["architecture"], "given_input_size": values["input_size"]}
+        given = {"given_architecture": values["architecture"], "given_input_size": values["input_size"]}
+        values = {"options": {}, **values, **given}
     statement = (
         postgresql.insert(model)
         .values(state="received", enqueued_at=func.clock_timestamp(), **values)

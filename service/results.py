@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from models.audit import Audit, AuditEvidence, Score
 from models.database import SessionFactory
 from models.dataset import RoleEntry
-from service.audits import get_audit, lock_audit
+from service.audits import encoders_of, get_audit, lock_audit, suspicions_of
 from service.cursors import decode_cursor, encode_cursor
 from service.database import storable
 from service.errors import AuditNotSucceeded, InvalidRequest, ScoresDeleted
@@ -88,7 +88,8 @@ def evidence_of(sessions: SessionFactory, audit_id: uuid.UUID, *, confidence: fl
             return Evidence.model_validate(kept.evidence)
         _, columns = all_columns(session, audit_id)
         _still_there(session, audit_id)
-    evidence = gather_evidence(columns, summary, confidence=confidence, fdr=fdr)
+        suspicions = suspicions_of(encoders_of(session, audit_id))
+    evidence = gather_evidence(columns, summary, confidence=confidence, fdr=fdr, suspicions=suspicions)
     with sessions.begin() as session:
         locked = lock_audit(session, audit_id)
         if locked is not None and locked.scores_deleted_at is None:

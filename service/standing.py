@@ -12,10 +12,12 @@ from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
 
 from models.audit import QUEUES, Audit, AuditEncoder, Chunk
+from models.encoder import Encoder
 from service.jobs import expired
 from service.queue import DEFAULT
 from service.turns import turns
 from service.workers import Crew, clock, crew_of, outage
+from sslmem.gate.case import suspected
 
 
 class Progress(NamedTuple):
@@ -34,11 +36,13 @@ class Standing:
         progress: how far it is, running chunks included.
         reason: why it does not move though it has not ended; None if it moves or has ended.
         encoder_ids: by part, in the order of the request.
+        suspicions: what speaks against the encoders, as sentences.
     """
 
     progress: Progress
     reason: str | None
     encoder_ids: dict[str, list[uuid.UUID]]
+    suspicions: list[str]
 
 
 def standing_of(session: Session, audit: Audit) -> Standing:
@@ -51,12 +55,16 @@ def standings(session: Session, audits: Sequence[Audit]) -> list[Standing]:
     ids = [audit.id for audit in audits]
     outlook = _Outlook(session, ids)
     parts: dict[uuid.UUID, dict[str, list[uuid.UUID]]] = {key: {"target": [], "reference": []} for key in ids}
-    encoders = select(AuditEncoder.audit_id, AuditEncoder.part, AuditEncoder.encoder_id)
-    for audit_id, part, encoder_id in session.execute(
-        encoders.where(AuditEncoder.audit_id.in_(ids)).order_by(AuditEncoder.ordinal)
+    doubts: dict[uuid.UUID, list[str]] = {key: [] for key in ids}
+    encoders = select(AuditEncoder.audit_id, AuditEncoder.part, Encoder.id, Encoder.load_report["suspicions"])
+    for audit_id, part, encoder_id, suspicions in session.execute(
+        encoders.join(Encoder).where(AuditEncoder.audit_id.in_(ids)).order_by(AuditEncoder.ordinal)
     ):
         parts[audit_id][part].append(encoder_id)
-    return [Standing(outlook.progress(audit), outlook.reason(audit), parts[audit.id]) for audit in audits]
+        doubts[audit_id] += suspected(part, suspicions or [])
+    return [
+        Standing(outlook.progress(audit), outlook.reason(audit), parts[audit.id], doubts[audit.id]) for audit in audits
+    ]
 
 
 def samples_done() -> ColumnElement[int]:

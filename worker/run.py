@@ -121,6 +121,7 @@ class Runner:
     def _inspect_encoder(self, row: Encoder, lease: Lease) -> Accept:
         from sslmem.encoders.convert import convert_checkpoint  # noqa: PLC0415
         from sslmem.encoders.load import load_encoder, probe  # noqa: PLC0415
+        from sslmem.encoders.sanity import look_over  # noqa: PLC0415
         from sslmem.scoring import pick_device  # noqa: PLC0415
 
         store = self.context.store
@@ -132,13 +133,16 @@ class Runner:
                 plain,
                 architecture=row.architecture,
                 input_size=row.input_size,
-                mean=(row.mean[0], row.mean[1], row.mean[2]),
-                std=(row.std[0], row.std[1], row.std[2]),
+                mean=(row.mean[0], row.mean[1], row.mean[2]) if row.mean else None,
+                std=(row.std[0], row.std[1], row.std[2]) if row.std else None,
                 method=row.method,
+                branch=row.branch,
+                options=row.options,
                 device=str(pick_device(self._settings.device)),
             )
             encoder.on_forward = lease.advance
             found = probe(encoder)
+            look_over(encoder)
             values = {
                 "architecture": encoder.report.architecture,
                 "input_size": encoder.input_size,
@@ -309,6 +313,8 @@ class Runner:
                 mean=files.mean,
                 std=files.std,
                 representation=files.representation,
+                branch=files.branch,
+                options=dict(files.options),
                 device=str(pick_device(self._settings.device)),
             )
         self._warm.move_to_end(files)

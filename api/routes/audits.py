@@ -256,5 +256,6 @@ def get_report(audit_id: uuid.UUID, context: ContextDep) -> HTMLResponse:
         summary = results.summary_of(audit)
         digest = session.get_one(Dataset, audit.dataset_id).artifact_digest
         title = f"Audit {audit.name}"
+        suspicions = audits.suspicions_of(audits.encoders_of(session, audit_id))
     with open_dataset(context.store.path(digest)) as dataset:
-        return HTMLResponse(render_report(summary, dataset.read, title=title))
+        return HTMLResponse(render_report(summary, dataset.read, title=title, suspicions=suspicions))

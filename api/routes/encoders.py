@@ -1,8 +1,9 @@
 """``/v1/encoders``."""
 
+import json
 import math
 import uuid
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
@@ -12,7 +13,7 @@ from api.errors import already, problems
 from api.paging import CursorParam, LimitParam, page_of
 from api.polling import WaitParam, poll
 from api.render import encoder_out
-from api.schemas import Architecture, EncoderBody, EncoderOut, Method, Name, PageOut
+from api.schemas import Architecture, Branch, EncoderBody, EncoderOut, Method, Name, PageOut
 from api.upload import raw_body, received
 from models.encoder import Encoder
 from service import intake, usage
@@ -20,9 +21,14 @@ from service.artifacts import IncomingArtifact
 from service.context import Context
 from service.database import Session
 from service.errors import InvalidRequest
+from sslmem.encoders.settings import check_options
 
 router = APIRouter(prefix="/v1/encoders", tags=["encoders"], route_class=AuthorizedRoute)
 
+OptionsParam = Annotated[
+    str | None, Query(description='What weights do not show, as a JSON object such as {"num_heads": 6}.')
+]
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 ChannelsParam = Annotated[str | None, Query(description="Three numbers for red, green, blue, such as 0.5,0.5,0.5.")]
 
 
@@ -43,6 +49,8 @@ async def upload_encoder(
     mean: ChannelsParam = None,
     std: ChannelsParam = None,
     method: Annotated[Method | None, Query(description="How it was trained, such as simclr, dino or mae.")] = None,
+    branch: Annotated[Branch | None, Query(description="Which of several encoders in the file.")] = None,
+    options: OptionsParam = None,
 ) -> EncoderOut:
     """Uploads a checkpoint as the raw body and registers it with its architecture and preprocessing.
 
@@ -55,6 +63,8 @@ async def upload_encoder(
         "architecture": architecture,
         "input_size": input_size,
         "method": method,
+        "branch": branch,
+        "options": _options(options),
         **{key: value for key, value in settings.items() if value is not None},
     }
     async with received(request, context.store, context.settings.max_encoder_bytes) as artifact:
@@ -76,7 +86,7 @@ def _register(
         def make() -> tuple[Encoder, bool]:
             if upload is not None:
                 intake.store_upload(session, upload)
-            return intake.register(session, context.queue, context.store, Encoder, body.model_dump())
+            return intake.register(session, context.queue, context.store, Encoder, _values(body))
 
         encoder, new = once(session, {"route": "encoders", **body.model_dump()}, Encoder, make)
         answer = _out(session, encoder)
@@ -101,12 +111,33 @@ def _channels(name: str, text: str | None) -> list[float] | None:
     return numbers
 
 
+def _options(text: str | None) -> dict[str, object]:
+    """The options of an upload, looked at before its body is received."""
+    try:
+        found = json.loads(text) if text is not None else {}
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise InvalidRequest(f"options: expected a JSON object; found {text!r}")
+    check_options(found)
+    return found
+
+
+def _values(body: EncoderBody) -> dict[str, Any]:
+    """Columns of the row; a normalisation of which nothing is told is left to the file."""
+    check_options(body.options)
+    values = body.model_dump()
+    if body.mean is None and body.std is None:
+        return {**values, "mean": [], "std": []}
+    return {**values, "mean": body.mean or list(IMAGENET["mean"]), "std": body.std or list(IMAGENET["std"])}
+
+
 @router.get("", responses=problems(400))
 def list_encoders(session: SessionDep, limit: LimitParam = 100, cursor: CursorParam = None) -> PageOut[EncoderOut]:
-    """Lists the encoders, newest first."""
+    """Lists the encoders, newest first; their load reports without the lists of entries, which each one's own has."""
     rows, next_cursor = page_of(session, Encoder, limit, cursor)
     counts = usage.num_audits(session, Encoder, [row.id for row in rows])
-    items = [encoder_out(row, intake.reason_of(session, row), counts[row.id]) for row in rows]
+    items = [encoder_out(row, intake.reason_of(session, row), counts[row.id], brief=True) for row in rows]
     return PageOut(items=items, next_cursor=next_cursor)
 
 

@@ -15,6 +15,7 @@ import torch
 from sslmem.datasets.source import Dataset
 from sslmem.encoders.encoder import Encoder
 from sslmem.encoders.load import load_checkpoint
+from sslmem.encoders.sanity import suspicions
 from sslmem.errors import StatementError
 from sslmem.gate.case import Case, EncoderUsed, order_seed
 from sslmem.gate.decide import decide
@@ -136,6 +137,7 @@ def check_evidence(
             quality=quality,
             read_image=None if dataset is None or anew else dataset.read,
             checked_before=check_images(census(dataset, roles), dataset.read) if anew else (),  # type: ignore[arg-type,union-attr]
+            suspicions=[doubt for encoder in case.encoders for doubt in encoder.doubts],
         )
     except (ValueError, IndexError, TypeError) as error:
         raise StatementError(f"no evidence can be had of such scores at such levels ({error})") from error
@@ -252,6 +254,9 @@ def load_used(case: Case, part: str, paths: Sequence[Path], device: torch.device
     loaded = [_load(encoder, given[encoder.file], device, representation) for encoder in used]
     if [encoder.weights_digest for encoder in loaded] != digests:
         raise StatementError(f"the weights of a {part} are not those that were scored")
+    for stated, one in zip(used, loaded, strict=True):
+        if not stated.suspicions and (found := suspicions(one)):
+            raise StatementError(f"a {part} is suspect, which the report does not say: {found[0]}")
     return loaded
 
 
@@ -263,6 +268,8 @@ def _load(encoder: EncoderUsed, path: Path, device: torch.device, representation
         mean=encoder.mean,
         std=encoder.std,
         representation=representation,
+        branch=encoder.branch,
+        options=encoder.options,
         device=str(device),
     )
 
@@ -327,7 +334,8 @@ def decide_again(report: Report, scores: StoredScores, rows: Sequence[ScoreRow])
     """
     case, summary = report.case, scores.summary
     confidence = next(iter(case.metrics.values())).confidence if case.metrics else report.policy.content.confidence
-    evidence = gather_evidence(rows, summary, confidence=confidence, fdr=case.fdr)
+    doubts = [doubt for encoder in case.encoders for doubt in encoder.doubts]
+    evidence = gather_evidence(rows, summary, confidence=confidence, fdr=case.fdr, suspicions=doubts)
     metrics = json.loads(evidence.model_dump_json())["metrics"]
     now = Case.model_validate({**case.model_dump(mode="json"), "metrics": metrics})
     verdict = decide(now, report.policy.content, report.day, report.baselines).verdict

@@ -77,7 +77,7 @@ def make_images(folder: Path, per_role: int = 10) -> Material:
 
 
 def make_encoder(folder: Path, seed: int) -> EncoderFile:
-    """Writes a checkpoint with random weights."""
+    """Writes a checkpoint with random weights, whose norms have moved as any training moves them."""
     import timm  # noqa: PLC0415
     import torch  # noqa: PLC0415
     from safetensors.torch import save_file  # noqa: PLC0415
@@ -85,6 +85,10 @@ def make_encoder(folder: Path, seed: int) -> EncoderFile:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         module = timm.create_model(ARCHITECTURE, pretrained=False, num_classes=0)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                if parameter.ndim == 1:
+                    parameter.add_(torch.randn_like(parameter), alpha=0.01)
     path = folder / f"encoder-{seed}.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, path)
     return EncoderFile(path)

@@ -15,7 +15,7 @@ from rich.console import Console
 from sslmem.cli import gate_local, gate_remote
 from sslmem.cli.connection import connect
 from sslmem.cli.gate_outputs import Images, Outputs
-from sslmem.cli.options import load_recipe, stderr, three_numbers
+from sslmem.cli.options import load_recipe, normalisation, parse_options, stderr
 from sslmem.client.http import Client
 from sslmem.errors import EvidenceError, PolicyError, SpecError
 from sslmem.formats.console import print_report
@@ -40,11 +40,13 @@ def gate(
     dataset: Annotated[UUID | None, typer.Option(help="Id of the dataset, with a server.")] = None,
     timeout: Annotated[float | None, typer.Option(min=0, help="Seconds to wait; cancels nothing.")] = None,
     architecture: Annotated[str | None, typer.Option(help="Name in torchvision or timm; ResNets are inferred.")] = None,
+    branch: Annotated[str | None, typer.Option(help="Which of several encoders in a file: teacher, ema, ...")] = None,
+    option: Annotated[list[str] | None, typer.Option(help="What weights do not show, such as num_heads=6.")] = None,
     method: Annotated[str | None, typer.Option(help="How they were trained: simclr, dino, mae, ...")] = None,
     representation: Annotated[str, typer.Option(help="pooled, cls, mean, tokens, head, layer:NAME, or auto.")] = "auto",
     input_size: Annotated[int | None, typer.Option(min=1, help="Side of the views in pixels.")] = None,
-    mean: Annotated[str, typer.Option(help="Normalisation of pixels in 0..1, per channel.")] = "0.485,0.456,0.406",
-    std: Annotated[str, typer.Option(help="Normalisation of pixels in 0..1, per channel.")] = "0.229,0.224,0.225",
+    mean: Annotated[str | None, typer.Option(help="Normalisation of pixels in 0..1; the file's or ImageNet's.")] = None,
+    std: Annotated[str | None, typer.Option(help="Normalisation of pixels in 0..1; likewise.")] = None,
     views: Annotated[int, typer.Option(help="Augmented views of each sample.")] = 10,
     pairing: Annotated[Pairing, typer.Option(help="views or original.")] = "views",
     stratify: Annotated[int | None, typer.Option(help="2, 4, 8 or 16 views in an even group; none.")] = None,
@@ -82,13 +84,16 @@ def gate(
         if server is None and audit is None and dataset is None:
             files = _Files(target, reference, data, roles).complete()
             run.baselines(None)  # what is missing is better known before minutes are spent
+            means, stds = normalisation(mean, std)
             reading = gate_local.Reading(
                 architecture=architecture,
+                branch=branch,
+                options=parse_options(option),
                 method=method,
                 representation=representation,
                 input_size=input_size,
-                mean=three_numbers(mean),
-                std=three_numbers(std),
+                mean=means,
+                std=stds,
                 device=device,
             )
             spec |= {"recipe": load_recipe(recipe)}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sslmem.cli.options import part_progress
 from sslmem.cli.score import announce, make_spec, read_roles_file
+from sslmem.errors import SpecError
 from sslmem.gate.case import Case, Drawn, EncoderUsed, make_case, order_seed
 from sslmem.gate.decide import Decision
 from sslmem.gate.statement import file_digest
@@ -35,11 +36,13 @@ class Reading:
     """How the checkpoints are to be read; see ``load_checkpoint``."""
 
     architecture: str | None
+    branch: str | None
+    options: dict[str, int | float | bool | str]
     method: str | None
     representation: str
     input_size: int | None
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, float, float] | None
+    std: tuple[float, float, float] | None
     device: str
 
 
@@ -110,6 +113,7 @@ def score_case(
                 quality=quality,
                 read_image=None if sequential else dataset.read,
                 checked_before=images,
+                suspicions=[doubt for encoder in used for doubt in encoder.doubts],
             )
             found = json.loads(evidence.model_dump_json())
             summary = scores.summary.model_dump(mode="json")
@@ -157,7 +161,12 @@ def score_case(
 
 def _load(path: Path, reading: Reading, size: int | None, device: str) -> "Encoder":
     from sslmem.encoders.load import load_checkpoint, probe  # noqa: PLC0415
+    from sslmem.encoders.sanity import look_over  # noqa: PLC0415
 
+    if path.is_dir():
+        raise SpecError(
+            f"the verdict is about a file, by its digest; found the folder {path}: make a zip archive of it"
+        )
     encoder = load_checkpoint(
         path,
         architecture=reading.architecture,
@@ -166,10 +175,13 @@ def _load(path: Path, reading: Reading, size: int | None, device: str) -> "Encod
         std=reading.std,
         method=reading.method,
         representation=reading.representation,
+        branch=reading.branch,
+        options=reading.options,
         device=device,
     )
-    announce(path, encoder)
     probe(encoder)
+    look_over(encoder)
+    announce(path, encoder)
     return encoder
 
 
@@ -193,9 +205,12 @@ def _used(files: Files, encoders: "Sequence[Encoder]") -> list[EncoderUsed]:
                 "part": part,
                 "file": file_digest(path),
                 "architecture": encoder.report.architecture,
+                "branch": encoder.report.branch,
+                "options": encoder.report.options,
                 "input_size": encoder.input_size,
                 "mean": encoder.mean,
                 "std": encoder.std,
+                "suspicions": encoder.report.suspicions,
             }
         )
         for (part, path), encoder in zip(parts, encoders, strict=True)

@@ -10,6 +10,7 @@ from sslmem import __version__
 from sslmem.cli import audits, datasets, encoders, webhooks
 from sslmem.cli.connection import Token, Url, connect
 from sslmem.cli.gate import gate
+from sslmem.cli.inspect import inspect
 from sslmem.cli.merge import merge
 from sslmem.cli.policy import check_policy
 from sslmem.cli.score import score
@@ -30,6 +31,7 @@ app = typer.Typer(
     help="Audits self-supervised vision encoders for memorization of their training images (SSLMem).",
 )
 app.command("score")(score)
+app.command("inspect")(inspect)
 app.command("merge")(merge)
 app.command("gate")(gate)
 app.command("verify")(verify)

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from sslmem.errors import RecipeError, RequestRefused
+from sslmem.errors import RecipeError, RequestRefused, SpecError
 from sslmem.recipe import RECIPES, Recipe
 
 stderr = Console(stderr=True, markup=False)
@@ -28,6 +28,42 @@ def three_numbers(text: str) -> tuple[float, float, float]:
     if not all(map(math.isfinite, numbers)):
         raise typer.BadParameter(f"expected finite numbers; found {text!r}")
     return numbers[0], numbers[1], numbers[2]
+
+
+def normalisation(
+    mean: str | None, std: str | None
+) -> tuple[tuple[float, float, float] | None, tuple[float, float, float] | None]:
+    """Parses both, where they were given.
+
+    Raises:
+        SpecError: a std is not above 0.
+    """
+    means, stds = (three_numbers(text) if text is not None else None for text in (mean, std))
+    if stds is not None and min(stds) <= 0:
+        raise SpecError(f"the normalisation divides by std; expected numbers above 0, found {std}")
+    return means, stds
+
+
+def parse_options(texts: list[str] | None) -> dict[str, int | float | bool | str]:
+    """Parses ``num_heads=6``, ``max_pool=true`` and the like; the library knows which there are."""
+    options: dict[str, int | float | bool | str] = {}
+    for text in texts or []:
+        name, equals, value = text.partition("=")
+        if not equals or not name or name in options:
+            raise typer.BadParameter(f"expected NAME=VALUE, each name once, such as num_heads=6; found {text!r}")
+        options[name] = _value(value)
+    return options
+
+
+def _value(text: str) -> int | float | bool | str:
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
 
 
 def automatic(text: str) -> int | None:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from sslmem.cli.options import automatic, load_recipe, part_progress, stderr, three_numbers
+from sslmem.cli.options import automatic, load_recipe, normalisation, parse_options, part_progress, stderr
 from sslmem.cli.tables import print_summary
 from sslmem.errors import RolesError, SpecError, SslmemError
+from sslmem.gate.case import suspected
 from sslmem.roles import Role, match_roles, read_roles
 from sslmem.spec import Compat, Distance, Pairing, Precision, ScoreSpec
 
@@ -31,9 +32,11 @@ def score(
     architecture: Annotated[str | None, typer.Option(help="Name in torchvision or timm; ResNets are inferred.")] = None,
     method: Annotated[str | None, typer.Option(help="How they were trained: simclr, dino, mae, ...")] = None,
     representation: Annotated[str, typer.Option(help="pooled, cls, mean, tokens, head, layer:NAME, or auto.")] = "auto",
+    branch: Annotated[str | None, typer.Option(help="Which of several encoders in a file: teacher, ema, ...")] = None,
+    option: Annotated[list[str] | None, typer.Option(help="What weights do not show, such as num_heads=6.")] = None,
     input_size: Annotated[int | None, typer.Option(min=1, help="Side of the views in pixels.")] = None,
-    mean: Annotated[str, typer.Option(help="Normalisation of pixels in 0..1, per channel.")] = "0.485,0.456,0.406",
-    std: Annotated[str, typer.Option(help="Normalisation of pixels in 0..1, per channel.")] = "0.229,0.224,0.225",
+    mean: Annotated[str | None, typer.Option(help="Normalisation of pixels in 0..1; the file's or ImageNet's.")] = None,
+    std: Annotated[str | None, typer.Option(help="Normalisation of pixels in 0..1; likewise.")] = None,
     views: Annotated[int | None, typer.Option(help="Augmented views of each sample; 10.")] = None,
     pairing: Annotated[Pairing | None, typer.Option(help="views: all pairs, the default; original: with each.")] = None,
     stratify: Annotated[int | None, typer.Option(help="2, 4, 8 or 16 views in an even group; none.")] = None,
@@ -54,10 +57,8 @@ def score(
     report: Annotated[Path | None, typer.Option(help="Also write a self-contained HTML report here.")] = None,
 ) -> None:  # fmt: skip
     """Scores how much the target memorized each sample, and says so by role."""
-    batch = automatic(batch_size)
-    pixels_mean, pixels_std = three_numbers(mean), three_numbers(std)
-    if min(pixels_std) <= 0:
-        raise SpecError(f"the normalisation divides by std; expected numbers above 0, found {std}")
+    batch, told = automatic(batch_size), parse_options(option)
+    pixels_mean, pixels_std = normalisation(mean, std)
     parsed_recipe = load_recipe(recipe) if recipe else None
     given = {
         "views": views,
@@ -81,6 +82,7 @@ def score(
 
     from sslmem.datasets.source import open_dataset  # noqa: PLC0415  numpy, and below torch, take seconds to load
     from sslmem.encoders.load import load_checkpoint, probe  # noqa: PLC0415
+    from sslmem.encoders.sanity import look_over  # noqa: PLC0415
     from sslmem.local import score_dataset, write_scores  # noqa: PLC0415
     from sslmem.report.html import render_report  # noqa: PLC0415
     from sslmem.scoring import pick_device  # noqa: PLC0415
@@ -101,9 +103,12 @@ def score(
                     std=pixels_std,
                     method=method,
                     representation=wanted.representation if fixed else "auto",
+                    branch=branch,
+                    options=told,
                     device=str(chosen),
                 )
                 probe(encoder)
+                look_over(encoder)
             announce(path, encoder)
             return encoder
 
@@ -132,12 +137,18 @@ def score(
         write_scores(out, scores)
         if report is not None:
             title = f"Audit of {target[0].name}"
-            report.write_text(render_report(summary, dataset.read, title=title), encoding="utf-8")
+            suspicions = suspected("target", _suspicions(targets)) + suspected("reference", _suspicions(references))
+            page = render_report(summary, dataset.read, title=title, suspicions=suspicions)
+            report.write_text(page, encoding="utf-8")
     if json:
         print(summary.model_dump_json())
     else:
         print_summary(summary.model_dump(mode="json"))
     stderr.print(f"scores: {out}" + (f"  report: {report}" if report else ""), highlight=False, soft_wrap=True)
+
+
+def _suspicions(encoders: "list[Encoder]") -> list[str]:
+    return [one for encoder in encoders for one in encoder.report.suspicions]
 
 
 @contextmanager
@@ -223,16 +234,34 @@ def read_roles_file(path: Path) -> dict[str, Role]:
         raise RolesError(f"the roles {path} are not readable: {error}") from error
 
 
+SOURCES = {
+    "told": "as told",
+    "weights": "from the weights",
+    "file": "as the file says",
+    "producer": "as its producer has it",
+    "default": "ImageNet's, a default",
+}
+
+
 def announce(path: Path, encoder: "Encoder") -> None:
     """Says how a checkpoint was understood, so that nothing is assumed in silence."""
     report = encoder.report
     parts = [f"{path.name}: {report.architecture}, {report.matched} entries loaded"]
+    if report.producer != "unknown":
+        parts.append(f"written by {report.producer}")
+    if report.other_branches:
+        parts.append(f"branch {report.branch} (not {', '.join(report.other_branches)})")
+    if report.renamed:
+        parts.append(f"{report.renamed} entries renamed")
     if report.prefix:
         parts.append(f"prefix {report.prefix!r} stripped")
     if report.dropped:
         more = ", ..." if len(report.dropped) > 3 else ""
-        parts.append(f"{len(report.dropped)} entries of heads dropped ({', '.join(report.dropped[:3])}{more})")
+        parts.append(f"{len(report.dropped)} entries dropped ({', '.join(report.dropped[:3])}{more})")
     parts += report.inferred
     parts.append(f"measured: {report.representation}")
-    parts.append(f"input {encoder.input_size} px, mean {encoder.mean}, std {encoder.std}")
+    source = report.settings["mean"].source if "mean" in report.settings else "told"
+    parts.append(f"input {encoder.input_size} px, mean {encoder.mean}, std {encoder.std} ({SOURCES[source]})")
     stderr.print("; ".join(parts), highlight=False, soft_wrap=True)
+    for suspicion in report.suspicions:
+        stderr.print(f"SUSPECT: {path.name}: {suspicion}", style="bold red", highlight=False, soft_wrap=True)

@@ -8,7 +8,7 @@ import tempfile
 import time
 import uuid
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -155,9 +155,26 @@ class Client:
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         method: str | None = None,
+        branch: str | None = None,
+        options: Mapping[str, Any] | None = None,
         advance: Advance = _no_progress,
     ) -> Json:
         """Uploads a checkpoint, or registers it alone if the service holds the file, and waits until it is checked.
+
+        A folder of Hugging Face's form is sent as one archive. What was found is in the answer: the ``branch`` that is
+        audited, the ``settings`` that weights do not show with who said them, and ``suspicions``.
+
+        Args:
+            path: the checkpoint.
+            name: of the encoder; None is the file's.
+            architecture: known to torchvision, timm or the service; None if the weights tell.
+            input_size: side of the views in pixels.
+            mean: of the normalisation; with neither it nor ``std``, what the file says, or else ImageNet's.
+            std: likewise.
+            method: how it was trained.
+            branch: which of several encoders in the file; None is the producer's default.
+            options: what weights do not show, such as ``{"num_heads": 6}``; docs/encoders.md lists them.
+            advance: called with the number of bytes that were sent.
 
         Raises:
             RequestRefused: the service refused it, with its reason.
@@ -169,8 +186,15 @@ class Client:
             "mean": mean and list(mean),
             "std": std and list(std),
             "method": method,
+            "branch": branch,
+            "options": dict(options) if options else None,
         }
-        return self._wait(self._push("encoder", path, settings, advance))
+        if not path.is_dir():
+            return self._wait(self._push("encoder", path, settings, advance))
+        with tempfile.TemporaryDirectory(prefix="sslmem-") as folder:
+            settings["name"] = name or path.resolve().name
+            archive = zip_folder(path, Path(folder) / f"{path.resolve().name}.zip")
+            return self._wait(self._push("encoder", archive, settings, advance))
 
     def push_dataset(self, path: Path, *, name: str | None = None, advance: Advance = _no_progress) -> Json:
         """Uploads a zip archive, or a folder as one, and waits until it is checked."""
@@ -214,7 +238,7 @@ class Client:
             else:
                 advance(path.stat().st_size)
                 return resource
-        params = {k: ",".join(map(str, v)) if isinstance(v, list) else v for k, v in settings.items()}
+        params = {key: _as_parameter(value) for key, value in settings.items()}
         headers = {
             "Content-Type": "application/octet-stream",
             "Content-Length": str(path.stat().st_size),
@@ -338,6 +362,13 @@ def _refusal(response: httpx.Response) -> str:
         return f"{problem['detail']} [{problem['code']}, HTTP {response.status_code}]"
     except (ValueError, KeyError, TypeError):
         return f"the service answered HTTP {response.status_code} to {response.request.method} {response.url.path}"
+
+
+def _as_parameter(value: Any) -> Any:  # noqa: ANN401
+    """A setting as it stands in an address."""
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return jsonlib.dumps(value) if isinstance(value, dict) else value
 
 
 def zip_folder(folder: Path, destination: Path) -> Path:

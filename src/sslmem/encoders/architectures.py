@@ -7,6 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
+from sslmem.encoders import registered
 from sslmem.errors import UnknownArchitecture
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -21,6 +22,7 @@ INFERABLE = (
     "wide_resnet50_2",
     "wide_resnet101_2",
 )
+LIBRARIES = ("", "timm", "torchvision", "registered")
 DEFAULT_INPUT_SIZE = 224
 MAX_INPUT_SIZE = 2048  # as in the score spec
 MAX_TOKENS = 2**16
@@ -32,7 +34,7 @@ def build(architecture: str, shapes: Shapes, input_size: int | None) -> tuple[nn
 
     Args:
         architecture: a name that torchvision or timm knows; torchvision goes first, a prefix ``timm/`` or
-            ``torchvision/`` decides.
+            ``torchvision/`` decides. Then those that the operator registered, see :mod:`sslmem.encoders.registered`.
         shapes: of the checkpoint's entries, without prefix: the 3x3 stem of a ResNet and the patch and input
             size of a ViT show there.
         input_size: side of the input in pixels, if known.
@@ -44,20 +46,22 @@ def build(architecture: str, shapes: Shapes, input_size: int | None) -> tuple[nn
         UnknownArchitecture: neither library knows the name.
     """
     library, _, name = architecture.rpartition("/")
-    if library not in ("", "timm", "torchvision"):
+    if library not in LIBRARIES:
         raise UnknownArchitecture(
-            f"expected a name such as resnet18, torchvision/NAME or timm/NAME; found {architecture}"
+            f"expected a name such as resnet18, torchvision/NAME, timm/NAME or registered/NAME; found {architecture}"
         )
-    if library != "timm" and name in torchvision.models.list_models(module=torchvision.models):
+    if library in ("", "torchvision") and name in torchvision.models.list_models(module=torchvision.models):
         # A ViT is built for one input size; other networks take any.
         module = _torchvision(name, **({"image_size": input_size} if name.startswith("vit_") and input_size else {}))
         notes: list[str] = []
-    elif library != "torchvision" and timm.is_model(name):
+    elif library in ("", "timm") and timm.is_model(name):
         module, notes = _timm(name, shapes, input_size)
+    elif library in ("", "registered") and name in registered.names():
+        return registered.build(name, input_size)
     else:
         raise UnknownArchitecture(
-            f"the architecture {architecture!r} is known to neither torchvision nor timm; names look like "
-            "resnet18, resnet50 or vit_tiny_patch16_224"
+            f"the architecture {architecture!r} is known to neither torchvision nor timm, nor registered on this "
+            "machine; names look like resnet18, resnet50 or vit_tiny_patch16_224"
         )
     small_stem = _fit_stem(module, shapes)
     notes += small_stem
@@ -65,6 +69,16 @@ def build(architecture: str, shapes: Shapes, input_size: int | None) -> tuple[nn
     if input_size is None:
         notes.append(f"input size {size}, the default of the architecture: say it if views were of another size")
     return module, size, notes
+
+
+def is_known(architecture: str) -> bool:
+    """Whether there is an architecture of that name."""
+    library, _, name = architecture.rpartition("/")
+    return library in LIBRARIES and (
+        name in torchvision.models.list_models(module=torchvision.models)
+        or bool(timm.is_model(name))
+        or name in registered.names()
+    )
 
 
 def infer(shapes: Callable[[nn.Module], str | None]) -> str | None:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from sslmem.encoders import inert
+from sslmem.encoders import reader
 from sslmem.errors import CheckpointError, UnreadableCheckpoint, UnsafeCheckpoint
 
 WALL_SECONDS = 600
@@ -21,24 +21,27 @@ class CheckpointContents(BaseModel):
 
     Attributes:
         container: kind of file.
-        place: whether the state dict was the whole file or under its key ``state_dict``.
-        entries: number of tensors in it.
-        not_tensors: names of entries of the state dict that are no tensors and were left out.
+        places: keys under which state dicts were, as paths; an empty one is the whole file.
+        entries: number of tensors in them.
+        left_out: paths of what is in the file besides.
+        facts: numbers and words that the file says of its training, as it has them; nobody vouches for them.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    container: Literal["safetensors", "torch zip", "torch legacy"]
-    place: Literal["root", "state_dict"]
+    container: Literal["safetensors", "torch zip", "torch legacy", "torchscript", "folder"]
+    places: list[str]
     entries: int
-    not_tensors: list[str]
+    left_out: list[str]
+    facts: dict[str, str]
 
 
 def convert_checkpoint(source: Path, destination: Path, *, name: str | None = None) -> CheckpointContents:
     """Writes the tensors of a checkpoint's state dict to a safetensors file; nothing in it is ever executed.
 
     Args:
-        source: a safetensors file, or a torch file with a state dict, bare or under the key ``state_dict``.
+        source: a safetensors file, a torch file with state dicts or a module, bare or under keys, or a folder of
+            Hugging Face's form or an archive of one.
         destination: the safetensors file to write.
         name: what messages call the file; None is its own name.
 
@@ -47,9 +50,9 @@ def convert_checkpoint(source: Path, destination: Path, *, name: str | None = No
         UnsafeCheckpoint: reading it exceeds the limits of memory, time or size.
         OSError: there is no room for the new file, which says nothing about the checkpoint.
     """
-    if not source.is_file():
-        raise UnreadableCheckpoint(f"expected a checkpoint file; there is none at {source}")
-    script = str(Path(inert.__file__))
+    if not source.exists():
+        raise UnreadableCheckpoint(f"expected a checkpoint file or folder; there is none at {source}")
+    script, called = str(Path(reader.__file__)), name or source.resolve().name
     try:
         # -I: isolated from environment, user packages and the working directory.
         run = subprocess.run(  # noqa: S603  our own script, arguments are paths
@@ -63,13 +66,15 @@ def convert_checkpoint(source: Path, destination: Path, *, name: str | None = No
         )
     except subprocess.TimeoutExpired as error:
         destination.unlink(missing_ok=True)
-        raise UnsafeCheckpoint(f"reading {name or source.name} took more than {WALL_SECONDS} seconds") from error
+        raise UnsafeCheckpoint(f"reading {called} took more than {WALL_SECONDS} seconds") from error
+    finally:
+        shutil.rmtree(reader.parts_of(destination), ignore_errors=True)
     answer = _answer(run, source)
     if "code" in answer:
         destination.unlink(missing_ok=True)
-        if answer["code"] == inert.NO_ROOM:
+        if answer["code"] == reader.NO_ROOM:
             raise OSError(errno.ENOSPC, answer["detail"], str(destination))
-        raise _error(answer["code"])(f"{name or source.name}: {answer['detail']}")
+        raise _error(answer["code"])(f"{called}: {answer['detail']}")
     contents = CheckpointContents.model_validate(answer)
     if contents.container == "safetensors":
         shutil.copyfile(source, destination)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from sslmem.conditions import Dtype
 from sslmem.encoders.represent import Extract
+from sslmem.encoders.settings import Setting
 
 
 class LoadReport(BaseModel):
@@ -19,12 +21,22 @@ class LoadReport(BaseModel):
         inferred: what was read off the weights rather than told, as sentences.
         prefix: what was stripped from the start of the entries' names.
         matched: number of entries loaded.
-        dropped: names of the entries of heads that were left out.
+        loaded: of each entry of the encoder, the names in the file that it was made of.
+        dropped: names of the entries that were left out.
         absent_counters: BatchNorm step counters missing in the file, which have no effect in eval mode.
-        method: how the encoder was trained, if that was said.
+        producer: who wrote the file, as far as its entries tell; see :mod:`sslmem.encoders.producers`.
+        branch: which of the encoders in the file this is.
+        other_branches: what the others are called.
+        renamed: number of entries that have another name in the file.
+        dropped_because: number of entries left out, by reason.
+        method: how the encoder was trained, if that was said or the producer's files tell.
         default_representation: which tensor is measured unless another is asked for.
         representation: which tensor is measured; see ``sslmem.encoders.represent``.
         head: the name of the projection head that the file holds, if it is a plain MLP.
+        settings: what weights do not show, with who said it; see :mod:`sslmem.encoders.settings`.
+        told_again: names of the settings that are options, and are told when the encoder is read again, so that it is
+            read exactly so whatever the defaults are then.
+        suspicions: what speaks against the encoder; with any it is suspect. See :mod:`sslmem.encoders.sanity`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -33,12 +45,26 @@ class LoadReport(BaseModel):
     inferred: list[str]
     prefix: str
     matched: int
+    loaded: dict[str, list[str]] = {}
     dropped: list[str]
     absent_counters: int
+    producer: str = "unknown"
+    branch: str = "root"
+    other_branches: list[str] = []
+    renamed: int = 0
+    dropped_because: dict[str, int] = {}
     method: str | None = None
     default_representation: str = "pooled"
     representation: str = "pooled"
     head: str | None = None
+    settings: dict[str, Setting] = {}
+    told_again: list[str] = []
+    suspicions: list[str] = []
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options in effect, to read the encoder again by."""
+        return {name: self.settings[name].value for name in self.told_again}
 
 
 @dataclass

@@ -1,24 +1,12 @@
-"""Reads an untrusted checkpoint without executing anything in it, and writes its tensors as safetensors.
+"""An unpickler that executes nothing: every global that a program asks for resolves to a recorder in this file.
 
-Runs as a script in a subprocess of its own (see ``sslmem.encoders.convert``), limits its memory, time and files
-before it opens the checkpoint, and needs the standard library and numpy alone. A torch file is a pickle program;
-here every global that the program asks for resolves to a recorder in this file, so that the program can build
-containers and nothing else. What a recorder returns cannot be changed afterwards, so what was checked stays true.
+A torch file is a pickle program; here it can build containers and nothing else. What a recorder returns cannot be
+changed afterwards, so what was checked stays true. Used by :mod:`sslmem.encoders.reader`, in its subprocess.
 """
 
-import errno
-import json
-import math
 import pickle
-import resource
-import struct
-import sys
-import zipfile
 from collections import OrderedDict
-from pathlib import Path
-from typing import IO, Any, BinaryIO, NamedTuple, Protocol
-
-import numpy as np
+from typing import IO, Any, NamedTuple
 
 # torch storage class -> (safetensors name, bytes per element)
 STORAGES = {
@@ -33,11 +21,7 @@ STORAGES = {
     "ByteStorage": ("U8", 1),
     "BoolStorage": ("BOOL", 1),
 }
-MAX_HEADER = 100 * 2**20
-MAX_NAME = 500  # characters
-GIB = 2**30
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-NO_ROOM = "no-room"  # no refusal: it says nothing about the file
 
 
 class Refused(Exception):
@@ -67,15 +51,19 @@ class TensorRef(NamedTuple):
 
 
 class Inert:
-    """Stands for any object of a class that is not known: takes everything, does nothing."""
+    """Stands for any object of a class that is not known: keeps what it was made of, does nothing."""
 
-    def __init__(self, *args: object, **kwargs: object) -> None: ...
+    __slots__ = ("arguments", "state")
+
+    def __init__(self, *args: object, **_kwargs: object) -> None:
+        self.arguments, self.state = args, {}  # type: tuple[object, ...], object
 
     def __call__(self, *_args: object, **_kwargs: object) -> "Inert":
         """Gives another object that does nothing."""
         return Inert()
 
-    def __setstate__(self, state: object) -> None: ...
+    def __setstate__(self, state: object) -> None:
+        self.state = state
 
     def __setitem__(self, key: object, value: object) -> None: ...
 
@@ -156,231 +144,3 @@ class InertUnpickler(pickle.Unpickler):
         if self.storages.setdefault(key, storage) != storage:
             raise Refused("checkpoint-unsafe", f"storage {key} has two kinds or sizes")
         return storage
-
-
-class Source(Protocol):
-    """Where the bytes of storages come from."""
-
-    def read(self, storage: Storage) -> bytes:
-        """Returns exactly the bytes of a storage."""
-
-
-class ZipSource:
-    """The archive that ``torch.save`` writes since 1.6: ``*/data.pkl`` and ``*/data/KEY``."""
-
-    def __init__(self, path: Path) -> None:
-        self.archive = zipfile.ZipFile(path)
-        names = [name for name in self.archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
-        if len(names) != 1:
-            found = f"a zip archive with {len(names)} entries data.pkl"
-            raise Refused("checkpoint-unreadable", f"{found}; expected one, as torch.save writes it")
-        if any(info.compress_type != zipfile.ZIP_STORED for info in self.archive.infolist()):
-            raise Refused("checkpoint-unsafe", "a compressed zip archive; torch.save does not compress")
-        self.prefix = names[0][: -len("data.pkl")]
-        names = self.archive.namelist()
-        if f"{self.prefix}constants.pkl" in names:
-            raise Refused("checkpoint-unreadable", "a TorchScript archive; expected a state dict saved by torch.save")
-        byteorder = f"{self.prefix}byteorder"
-        if byteorder in names and self.archive.read(byteorder).strip() != b"little":
-            raise Refused("checkpoint-unreadable", "tensors in big-endian byte order; expected little-endian")
-
-    def root(self) -> object:
-        """Runs the pickle program inertly."""
-        with self.archive.open(f"{self.prefix}data.pkl") as file:
-            return InertUnpickler(file).load()
-
-    def read(self, storage: Storage) -> bytes:
-        """Returns exactly the bytes of a storage."""
-        info = self.archive.getinfo(f"{self.prefix}data/{storage.key}")
-        size = storage.num_elements * storage.item_size
-        if info.file_size != size or len(data := self.archive.read(info)) != size:
-            raise Refused("checkpoint-unsafe", f"storage {storage.key} is not as large as the file says")
-        return data
-
-
-class LegacySource:
-    """The older single stream: magic, protocol, system, object, storage keys, then raw storages."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        magic = InertUnpickler(file).load()
-        if magic != LEGACY_MAGIC:
-            raise Refused("checkpoint-unreadable", "a pickle that torch.save did not write")
-        for _ in ("protocol", "system"):
-            InertUnpickler(file).load()
-        unpickler = InertUnpickler(file)
-        self.object = unpickler.load()
-        keys = InertUnpickler(file).load()
-        self.places: dict[str, int] = {}
-        self._locate(keys if isinstance(keys, list) else [], unpickler.storages)
-
-    def root(self) -> object:
-        """What the pickle program built."""
-        return self.object
-
-    def _locate(self, keys: list[Any], storages: dict[str, Storage]) -> None:
-        """Finds where each storage begins; they follow each other, each after its element count."""
-        for key in keys:
-            if key not in storages:
-                raise Refused("checkpoint-unreadable", f"storage {key!r} is of no known tensor")
-            (count,) = struct.unpack("<q", self.file.read(8))
-            if count != storages[key].num_elements:
-                raise Refused("checkpoint-unsafe", f"storage {key} is not as large as the file says")
-            self.places[key] = self.file.tell()
-            self.file.seek(count * storages[key].item_size, 1)
-
-    def read(self, storage: Storage) -> bytes:
-        """Returns exactly the bytes of a storage."""
-        self.file.seek(self.places[storage.key])
-        data = self.file.read(storage.num_elements * storage.item_size)
-        if len(data) != storage.num_elements * storage.item_size:
-            raise Refused("checkpoint-unreadable", "the file ends in the middle of a tensor")
-        return data
-
-
-def state_dict(root: object) -> tuple[str, dict[str, TensorRef], list[str]]:
-    """Finds the state dict: the mapping itself or its entry ``state_dict``.
-
-    Returns:
-        Where it was (``root`` or ``state_dict``), its tensors, and the names of entries that are no tensors.
-    """
-    if not isinstance(root, dict):
-        raise Refused(
-            "checkpoint-unreadable",
-            f"expected a state dict, bare or under the key state_dict; found an object of another kind "
-            f"({'a pickled module or class' if isinstance(root, Inert) else type(root).__name__}): "
-            "save encoder.state_dict() instead",
-        )
-    place, entries = "root", root
-    if isinstance(root.get("state_dict"), dict):
-        place, entries = "state_dict", root["state_dict"]
-    tensors = {k: v for k, v in entries.items() if isinstance(k, str) and isinstance(v, TensorRef)}
-    if not tensors:
-        raise Refused(
-            "checkpoint-unreadable",
-            "expected a state dict, bare or under the key state_dict; found a mapping with the keys "
-            + ", ".join(sorted(str(key)[:60] for key in list(root)[:12]))
-            + "; save the state dict among them alone",
-        )
-    return place, tensors, sorted(one_line(str(k)) for k in entries if k not in tensors)
-
-
-def one_line(text: str) -> str:
-    """What a message or a name can show of a text from an untrusted file."""
-    return "".join(c if c.isprintable() else "?" for c in text[:MAX_NAME])
-
-
-def check_names(names: list[str]) -> None:
-    """Refuses names that would not go through messages, JSON and the database unharmed."""
-    for name in names:
-        if one_line(name) != name:
-            raise Refused("checkpoint-unreadable", f"the name of the entry {name[:80]!a} is too long or does not print")
-
-
-def contiguous(data: bytes, ref: TensorRef) -> bytes:
-    """Returns the elements of a tensor in row-major order."""
-    elements = np.frombuffer(data, dtype=f"V{ref.storage.item_size}")[ref.offset :]
-    strides = tuple(step * ref.storage.item_size for step in ref.strides)
-    return np.lib.stride_tricks.as_strided(elements, ref.shape, strides, writeable=False).tobytes()
-
-
-def write_safetensors(tensors: dict[str, TensorRef], source: Source, out: IO[bytes]) -> None:
-    """Writes the tensors one by one, so that memory holds one storage at a time, each read once if they follow."""
-    header: dict[str, Any] = {}
-    position = 0
-    for name, ref in tensors.items():
-        end = position + math.prod(ref.shape) * ref.storage.item_size
-        header[name] = {"dtype": ref.storage.dtype, "shape": ref.shape, "data_offsets": [position, end]}
-        position = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    out.write(struct.pack("<Q", len(text)) + text)
-    last, data = None, b""
-    for ref in tensors.values():
-        if 0 in ref.shape:
-            continue
-        if ref.storage != last:
-            data = b""  # let go of the last one before reading the next
-            last, data = ref.storage, source.read(ref.storage)
-        out.write(contiguous(data, ref))
-
-
-def check_safetensors(path: Path) -> list[str]:
-    """Checks a safetensors file's header against its length; returns the names of its tensors."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        if length > min(MAX_HEADER, size - 8):
-            raise Refused("checkpoint-unreadable", "the safetensors header is longer than the file")
-        header = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    ends = [entry["data_offsets"][1] for entry in header.values()]
-    if max(ends, default=0) != size - 8 - length:
-        raise Refused("checkpoint-unreadable", "the safetensors file is truncated or has bytes at its end")
-    check_names(list(header))
-    return list(header)
-
-
-def read_torch(path: Path, destination: Path) -> dict[str, Any]:
-    """Converts a torch file and says what it found."""
-    with path.open("rb") as file:
-        source: ZipSource | LegacySource
-        if zipfile.is_zipfile(path):
-            source, container = ZipSource(path), "torch zip"
-        else:
-            source, container = LegacySource(file), "torch legacy"
-        place, tensors, others = state_dict(source.root())
-        check_names(list(tensors))
-        total = sum(math.prod(ref.shape) * ref.storage.item_size for ref in tensors.values())
-        if total > 4 * path.stat().st_size + 2**20:
-            raise Refused("checkpoint-unsafe", f"the tensors would unfold to {total} bytes, far more than the file has")
-        with destination.open("wb") as out:
-            write_safetensors(tensors, source, out)
-    return {"container": container, "place": place, "entries": len(tensors), "not_tensors": others}
-
-
-def convert(path: Path, destination: Path) -> dict[str, Any]:
-    """Converts a checkpoint of either kind; a safetensors file is checked and linked or copied by the caller."""
-    with path.open("rb") as file:
-        head = file.read(9)
-    if len(head) == 9 and head[8:9] == b"{" and not head.startswith(b"PK"):
-        names = check_safetensors(path)
-        return {"container": "safetensors", "place": "root", "entries": len(names), "not_tensors": []}
-    if not head.startswith((b"PK", b"\x80")):
-        raise Refused("checkpoint-unreadable", f"expected a safetensors or torch file; it begins with {head!r}")
-    return read_torch(path, destination)
-
-
-def limit(size: int) -> None:
-    """Bounds this process, given the size of the checkpoint: address space, time, what it writes, open files."""
-    resource.setrlimit(resource.RLIMIT_AS, (2 * GIB + 3 * size,) * 2)
-    resource.setrlimit(resource.RLIMIT_CPU, (60 + size // (20 * 2**20),) * 2)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4 * size + 128 * 2**20,) * 2)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def answer(source: Path, destination: Path) -> dict[str, Any]:
-    """Converts a checkpoint and says what was found, or the code and sentence of a refusal."""
-    try:
-        return convert(source, destination)
-    except Refused as refusal:
-        code, detail = refusal.code, refusal.detail
-    except MemoryError:
-        code, detail = "checkpoint-unsafe", "reading the file needs more memory than it may take"
-    except Exception as error:  # noqa: BLE001  a hostile file can make the reader fail in any way
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return {"code": NO_ROOM, "detail": "no room is left for the converted file"}
-        code, detail = "checkpoint-unreadable", f"the file is damaged ({type(error).__name__}: {error})"
-    return {"code": code, "detail": one_line(detail)}
-
-
-def main() -> None:
-    """Prints one JSON object, the answer."""
-    source, destination = Path(sys.argv[1]), Path(sys.argv[2])
-    limit(source.stat().st_size)
-    json.dump(answer(source, destination), sys.stdout)
-
-
-if __name__ == "__main__":
-    main()

@@ -96,7 +96,10 @@ def _num_prefix_tokens(module: nn.Module) -> int:
 def _features(module: nn.Module) -> Extract:
     """Tokens ``[M, T, D]`` or the last feature map ``[M, C, H, W]``."""
     if hasattr(module, "forward_features"):
-        return cast("Extract", module.forward_features)
+        features = cast("Extract", module.forward_features)
+        if getattr(module, "output_fmt", None) == "NHWC":  # timm's Swin
+            return lambda views: features(views).permute(0, 3, 1, 2)
+        return features
     for name in FEATURE_LAYERS:
         if isinstance(getattr(module, name, None), nn.Module):
             return _capture(module, name)

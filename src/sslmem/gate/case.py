@@ -75,9 +75,22 @@ class EncoderUsed(_Read):
     part: Literal["target", "reference"]
     file: Digest
     architecture: str
+    branch: str | None = None
+    options: dict[str, int | float | bool | str] = {}
     input_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    suspicions: list[str] = []
+
+    @property
+    def doubts(self) -> list[str]:
+        """What speaks against it, as sentences of a verdict."""
+        return suspected(self.part, self.suspicions)
+
+
+def suspected(part: str, suspicions: Sequence[str]) -> list[str]:
+    """What speaks against an encoder, as sentences that say which part of an audit it is."""
+    return [f"a {part} is suspect: {suspicion}" for suspicion in suspicions]
 
 
 class Drawn(_Read):

@@ -139,7 +139,10 @@ def _doubts(case: Case, policy: Policy) -> list[str]:
         )
     if policy.checks == "all" and not case.checks:
         doubts.append("the evidence has no validity checks; the policy asks for all to be ok")
-    return doubts + _failed_checks(case, policy)
+    doubts += _failed_checks(case, policy)
+    # Whatever checks a policy asks for: scores of an encoder that is not what it should be are no reason to pass.
+    suspected = [doubt for encoder in case.encoders for doubt in encoder.doubts]
+    return doubts + [one for one in suspected if not any(one in doubt for doubt in doubts)]
 
 
 def _failed_checks(case: Case, policy: Policy) -> list[str]:

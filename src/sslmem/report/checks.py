@@ -1,7 +1,7 @@
 """What must hold before figures may decide a release; a check that fails, or cannot be made, leaves it undecided."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -80,8 +80,17 @@ def run_checks(
     summary: Summary,
     quality: EncoderQuality | None,
     read_image: Callable[[str], bytes] | None,
+    suspicions: Sequence[str] = (),
 ) -> list[Check]:
-    """Makes all checks, always the same ones in the same order."""
+    """Makes all checks, always the same ones in the same order.
+
+    Args:
+        rows: one per sample.
+        summary: of these rows.
+        quality: of the encoders, where it was measured.
+        read_image: returns a sample's encoded bytes by its path.
+        suspicions: what the probe of the encoders found, as sentences.
+    """
     rows = ScoreColumns.of(rows)
     return [
         _enough_samples(rows),
@@ -90,7 +99,7 @@ def run_checks(
         _few_twins(rows, read_image),
         _reference_matches(rows, quality),
         _not_collapsed(rows, summary, quality),
-        _encoders_plausible(rows, summary, quality),
+        _encoders_plausible(rows, summary, quality, suspicions),
     ]
 
 
@@ -209,8 +218,10 @@ def _not_collapsed(rows: ScoreColumns, summary: Summary, quality: EncoderQuality
     return Check(id=name, status="ok" if worst < MAX_UNIFORMITY else "failed", detail=detail)
 
 
-def _encoders_plausible(rows: ScoreColumns, summary: Summary, quality: EncoderQuality | None) -> Check:
-    faults = _digest_faults(summary)
+def _encoders_plausible(
+    rows: ScoreColumns, summary: Summary, quality: EncoderQuality | None, suspicions: Sequence[str]
+) -> Check:
+    faults = [*suspicions, *_digest_faults(summary)]
     spread = _spread_of_scores(rows)
     if spread is not None and spread < MIN_SPREAD:
         faults.append(

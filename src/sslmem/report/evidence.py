@@ -104,6 +104,7 @@ def gather_evidence(
     quality: EncoderQuality | None = None,
     read_image: Callable[[str], bytes] | None = None,
     checked_before: Sequence[Check] = (),
+    suspicions: Sequence[str] = (),
     seed: int = 0,
 ) -> Evidence:
     """Turns the rows of an audit into evidence; the same rows in any order give the same evidence.
@@ -117,6 +118,7 @@ def gather_evidence(
         read_image: returns a sample's encoded bytes by its path, to look for near duplicates; raises
             UndecodableImage if it cannot.
         checked_before: checks that were made on more than these rows, and stand in for those of the same name.
+        suspicions: what the probe of the encoders found, as sentences; see :mod:`sslmem.encoders.sanity`.
         seed: of the bootstrap over encoders.
 
     Raises:
@@ -156,7 +158,7 @@ def gather_evidence(
     return Evidence(
         metrics={metric.name: metric for metric in metrics},
         tests=tests,
-        checks=[known.get(check.id, check) for check in run_checks(columns, summary, quality, read_image)],
+        checks=[known.get(check.id, check) for check in run_checks(columns, summary, quality, read_image, suspicions)],
         significant=list(significant),
         fdr=fdr,
         num_references=len(summary.reference_digests),

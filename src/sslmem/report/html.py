@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -44,6 +44,7 @@ def render_report(
     read_image: Callable[[str], bytes] | None,
     *,
     title: str,
+    suspicions: Sequence[str] = (),
     template: str = "report.html",
     more: Mapping[str, object] | None = None,
 ) -> str:
@@ -54,6 +55,7 @@ def render_report(
         read_image: returns the encoded bytes of a sample by its path; raises UndecodableImage if it cannot. None
             where the images are not at hand: samples are then named, not shown.
         title: heading of the report.
+        suspicions: what speaks against the encoders, as sentences.
         template: that extends the report.
         more: what that template shows besides.
     """
@@ -65,6 +67,7 @@ def render_report(
     return environment.get_template(template).render(
         **(more or {}),
         title=title,
+        suspicions=suspicions,
         summary=summary,
         meanings=ROLE_MEANING,
         plots=_plots(summary),

@@ -67,6 +67,34 @@ def test_settings_of_the_upload_are_kept(client: TestClient) -> None:
     assert (encoder["mean"], encoder["std"]) == ([0.1, 0.2, 0.3], [1.0, 2.0, 3.0])
 
 
+def test_branch_and_options_are_kept_and_tell_registrations_apart(client: TestClient) -> None:
+    def register(**params: str) -> tuple[int, dict[str, object]]:
+        response = client.put("/v1/encoders", content=DATA, params=params)
+        return response.status_code, response.json()
+
+    options = {"options": '{"num_heads": 6, "norm_eps": 1e-6}'}
+    status, first = register(branch="student", **options)
+    assert (status, first["branch"], first["options"]) == (201, "student", {"num_heads": 6, "norm_eps": 1e-6})
+    assert register(branch="student", options='{"norm_eps": 1e-6, "num_heads": 6}') == (200, first)
+    others = [register(**options)[1], register(branch="student")[1], register(branch="teacher", **options)[1]]
+    assert len({first["id"], *(other["id"] for other in others)}) == 4
+    assert (
+        client.post(
+            "/v1/encoders",
+            json={"name": "encoder", "artifact_digest": DIGEST, "branch": "student", "options": first["options"]},
+        ).json()
+        == first
+    )
+
+
+def test_normalisation_that_is_not_told_is_left_to_the_file(client: TestClient) -> None:
+    first = client.put("/v1/encoders", content=DATA).json()
+    assert (first["mean"], first["std"], first["settings"], first["suspect"]) == (None, None, None, None)
+    half = client.put("/v1/encoders", content=DATA, params={"mean": "0.5,0.5,0.5"}).json()
+    assert (half["mean"], half["std"]) == ([0.5] * 3, [0.229, 0.224, 0.225])
+    assert half["id"] != first["id"]
+
+
 def test_upload_without_announced_length_is_streamed(client: TestClient) -> None:
     response = client.put("/v1/encoders", content=in_parts(DATA))
     assert response.status_code == 201
@@ -170,6 +198,13 @@ def test_absurd_content_length_is_refused(narrow: TestClient) -> None:
         ({"std": "1,1,0"}, 400, "invalid-request"),
         ({"std": "nan,1,1"}, 400, "invalid-request"),
         ({"std": "inf,1,1"}, 400, "invalid-request"),
+        ({"branch": "a\0b"}, 422, "request-invalid"),
+        ({"options": "num_heads=6"}, 400, "invalid-request"),
+        ({"options": "[1]"}, 400, "invalid-request"),
+        ({"options": "[" * 5000}, 400, "invalid-request"),
+        ({"options": '{"num_heads": [6]}'}, 400, "spec-invalid"),
+        ({"options": '{"num_heads": "6"}'}, 400, "spec-invalid"),
+        ({"options": '{"heads": 6}'}, 400, "spec-invalid"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(

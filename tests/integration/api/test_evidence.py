@@ -6,6 +6,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from models.audit import Audit
+from service.audits import encoders_of
 from service.context import Context
 from sslmem.gate.case import make_case
 from tests.support import rows
@@ -39,6 +40,23 @@ def test_evidence_and_summary_are_a_case_for_the_gate(client: TestClient, audit:
     assert (case.num_samples, case.num_skipped) == (400, 20)
     assert (case.num_targets, case.num_references) == (1, 1)
     assert case.checks
+
+
+def test_suspect_encoder_is_told_of_everywhere_and_fails_the_check(
+    client: TestClient, context: Context, audit: Audit
+) -> None:
+    suspicion = "all 20 norms are exactly as initialised: the weights were never trained"
+    with context.sessions.begin() as session:
+        encoder = encoders_of(session, audit.id)["target"][0]
+        encoder.load_report = {**(encoder.load_report or {}), "suspicions": [suspicion]}
+        encoder_id = encoder.id
+    shown = client.get(f"/v1/encoders/{encoder_id}").json()
+    assert (shown["state"], shown["suspect"], shown["suspicions"]) == ("ready", True, [suspicion])
+    said = f"a target is suspect: {suspicion}"
+    assert client.get(f"/v1/audits/{audit.id}").json()["suspicions"] == [said]
+    (check,) = (check for check in evidence(client, audit)["checks"] if check["id"] == "encoders-plausible")
+    assert check["status"] == "failed"
+    assert said in check["detail"]
 
 
 def test_levels_are_the_callers(client: TestClient, audit: Audit) -> None:

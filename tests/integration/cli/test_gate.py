@@ -5,11 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
+import torch
 import yaml
 from PIL import Image
+from safetensors.torch import save_file
 
 from service.context import Context
 from service.settings import Settings
+from sslmem.errors import StatementError
+from sslmem.gate.report import read_report
+from sslmem.rerun import load_used
 from tests.integration.cli.conftest import Run
 from tests.support import rows
 from tests.support.driver import working
@@ -96,6 +102,82 @@ def test_local_gate_gives_the_same_verdict_and_a_page(
     files = json.loads((tmp_path / "report.json").read_text())["case"]["files"]
     assert files[f"target:{target_file.path.name}"] == target_file.digest
     assert {"dataset", "roles"} <= files.keys()
+
+
+@pytest.fixture
+def untrained(tmp_path: Path, target_file: EncoderFile) -> EncoderFile:
+    """The architecture of the target, as initialised."""
+    torch.manual_seed(7)
+    module = timm.create_model(target_file.architecture, num_classes=0)
+    path = tmp_path / "untrained.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, path)
+    return EncoderFile(path, target_file.architecture, target_file.input_size)
+
+
+NEVER = "norms are exactly as initialised: the weights were never trained"
+
+
+@pytest.mark.parametrize("checks", [[], "all"])
+def test_suspect_encoder_passes_no_gate_whatever_checks_the_policy_asks_for(
+    alone: Run, material: Material, untrained: EncoderFile, reference_file: EncoderFile, tmp_path: Path, checks: object
+) -> None:
+    table, report, statement = (tmp_path / name for name in ("roles.csv", "report.json", "statement.json"))
+    table.write_text(material.roles)
+    scores = tmp_path / "scores.parquet"
+    ended = alone(
+        "gate", "--policy", policy(tmp_path, 1.0, checks=checks), "--target", untrained.path,
+        "--reference", reference_file.path, "--data", material.archive, "--roles", table, "--views", 4,
+        "--architecture", untrained.architecture, "--input-size", 16, "--json", report, "--scores", scores,
+        "--statement", statement,
+    )  # fmt: skip
+    assert ended.status == 3, ended
+    assert f"SUSPECT: {untrained.path.name}" in ended.err
+    content = json.loads(report.read_text())
+    assert content["decision"]["verdict"] == "inconclusive"
+    assert any("a target is suspect: " in doubt and NEVER in doubt for doubt in content["decision"]["doubts"])
+    again = (
+        "verify", statement, "--report", report, "--roles", table, "--scores", scores, "--target", untrained.path,
+        "--reference", reference_file.path, "--data", material.archive, "--rerun", 3, "--any-verdict",
+    )  # fmt: skip
+    assert alone(*again).status == 0
+    case = read_report(report).case
+    honest = [encoder.model_copy(update={"suspicions": []}) for encoder in case.encoders]
+    with pytest.raises(StatementError, match="a target is suspect, which the report does not say"):
+        load_used(
+            case.model_copy(update={"encoders": honest}), "target", [untrained.path], torch.device("cpu"), "pooled"
+        )
+
+
+def test_suspect_encoder_of_the_service_passes_no_gate(
+    sslmem: Run,
+    url: str,
+    settings: Settings,
+    material: Material,
+    untrained: EncoderFile,
+    reference_file: EncoderFile,
+    tmp_path: Path,
+) -> None:
+    table = tmp_path / "roles.csv"
+    table.write_text(material.roles)
+    with working(settings):
+        target, reference = (
+            sslmem("encoders", "push", file.path, "--architecture", file.architecture, "--input-size", 16)
+            for file in (untrained, reference_file)
+        )
+        dataset = sslmem("datasets", "push", material.folder).id
+        roles = sslmem("datasets", "roles", dataset, table).id
+        ended = sslmem(
+            "gate", "--policy", policy(tmp_path, 1.0, checks=[]), "--server", url, "--target", target.id,
+            "--reference", reference.id, "--dataset", dataset, "--roles", roles, "--views", 4, "--timeout", 120,
+        )  # fmt: skip
+    assert NEVER in target.err
+    assert "SUSPECT" not in reference.err
+    assert ended.status == 3, ended
+    assert NEVER in ended.out
+    shown = sslmem("encoders", "show", target.id)
+    assert "untrained: ready, SUSPECT" in shown.out
+    assert f"file {untrained.digest}" in shown.out
+    assert "mean: [0.485, 0.456, 0.406] (default)" in shown.out
 
 
 @pytest.mark.parametrize(("value", "status", "part"), [(-1.0, 1, "few"), (1.0, 0, "all with few views")])

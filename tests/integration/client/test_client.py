@@ -1,6 +1,7 @@
 """The client as people's programs use it."""
 
 import http.server
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import save_file
 from sqlalchemy import null, select, update
 
 from models.audit import Audit
@@ -22,6 +24,7 @@ from tests.support import rows
 from tests.support.driver import working
 from tests.support.live import served
 from tests.support.materials import EncoderFile, Material
+from tests.unit.sslmem.encoders import test_producers as producers
 
 
 def test_encoder_is_pushed_and_checked(client: Client, settings: Settings, target_file: EncoderFile) -> None:
@@ -39,6 +42,30 @@ def test_encoder_is_pushed_and_checked(client: Client, settings: Settings, targe
     assert (encoder["mean"], encoder["std"]) == ([0.1, 0.2, 0.3], [1.0, 2.0, 3.0])
     assert encoder["artifact_digest"] == target_file.digest
     assert sum(sent) == target_file.path.stat().st_size
+
+
+def test_folder_is_pushed_as_one_archive_and_read_with_what_it_says(
+    client: Client, settings: Settings, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    save_file(
+        {f"encoder.{name}": tensor for name, tensor in producers.state(producers.vit()).items()},
+        folder / "model.safetensors",
+    )
+    said = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(said))
+    with working(settings):
+        encoder = client.push_encoder(folder, options={"num_heads": 6})
+        again = client.push_encoder(folder, options={"num_heads": 6})
+    assert (encoder["state"], encoder["name"], encoder["id"]) == ("ready", "mine", again["id"])
+    assert (encoder["mean"], encoder["std"]) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
+    assert encoder["settings"]["mean"] == {"value": [0.1, 0.2, 0.3], "source": "file"}
+    assert encoder["settings"]["num_heads"] == {"value": 6, "source": "told"}
+    assert encoder["options"]["num_heads"] == 6
+    assert encoder["load_report"]["loaded"]["cls_token"] == ["encoder.cls_token"]
+    (listed,) = client.items("/v1/encoders")
+    assert "loaded" not in listed["load_report"]
 
 
 def test_file_that_the_service_holds_is_not_sent_again(

@@ -22,9 +22,12 @@ from service.context import Context
 from sslmem import scan
 from sslmem.encoders.architectures import small_stem_resnet
 from sslmem.encoders.convert import convert_checkpoint
+from sslmem.encoders.load import load_checkpoint
 from tests.integration.worker.conftest import Drain
 from tests.support import driver, rows
 from tests.support.materials import ARCHITECTURE, EncoderFile, Material, png, zip_of
+from tests.unit.builders import save_torch
+from tests.unit.sslmem.encoders.test_producers import dino
 from worker.run import Runner
 
 
@@ -87,6 +90,46 @@ def test_check_that_found_the_disk_full_is_made_again_and_does_not_refuse(
         session.execute(update(Encoder).values(available_at=func.clock_timestamp()))
     runner.check_encoder(encoder.id)
     assert encoder_now(context, encoder.id).state == "ready"
+
+
+def test_branch_and_options_are_heeded_and_what_was_taken_is_kept(
+    context: Context, drain: Drain, tmp_path: Path
+) -> None:
+    path = save_torch(dino().content, tmp_path / "dino.pth")
+    none: dict[str, object] = {"architecture": None, "input_size": None, "mean": [], "std": []}
+    teacher = check(context, drain, EncoderFile(path), **none)
+    student = check(context, drain, EncoderFile(path), **none, branch="student", options={"num_heads": 6})
+    found = teacher.load_report or {}, student.load_report or {}
+    assert [report["branch"] for report in found] == ["teacher", "student"]
+    assert [report["other_branches"] for report in found] == [["student"], ["teacher"]]
+    assert [report["settings"]["num_heads"] for report in found] == [
+        {"value": 3, "source": "default"},
+        {"value": 6, "source": "told"},
+    ]
+    assert teacher.in_effect("mean", None) == [0.485, 0.456, 0.406]
+    assert teacher.weights_digest == load_checkpoint(path).weights_digest
+    assert student.weights_digest == load_checkpoint(path, branch="student").weights_digest
+    assert teacher.weights_digest != student.weights_digest
+    assert len(found[0]["loaded"]) == found[0]["matched"]
+
+
+def test_branch_that_is_not_there_is_refused_with_those_that_are(
+    context: Context, drain: Drain, tmp_path: Path
+) -> None:
+    path = save_torch(dino().content, tmp_path / "dino.pth")
+    code, detail = refused(context, drain, path, architecture=None, input_size=None, branch="ema")
+    assert (code, "expected one of teacher, student" in detail) == ("checkpoint-ambiguous", True)
+
+
+def test_encoder_that_was_never_trained_is_suspect_before_any_audit(
+    context: Context, drain: Drain, target_file: EncoderFile, tmp_path: Path
+) -> None:
+    assert check(context, drain, target_file).suspicions == []
+    module, _ = small_stem_resnet("resnet18")
+    path = save_torch(module.state_dict(), tmp_path / "fresh.pth")
+    encoder = check(context, drain, EncoderFile(path), architecture=None, input_size=None)
+    assert encoder.state == "ready"
+    assert encoder.suspicions == ["all 20 norms are exactly as initialised: the weights were never trained"]
 
 
 def test_torch_file_is_converted_and_named_alike(

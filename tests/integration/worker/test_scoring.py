@@ -1,6 +1,7 @@
 """A whole audit by the runner."""
 
 import uuid
+from pathlib import Path
 
 import pytest
 from sqlalchemy import delete, func, select, update
@@ -22,6 +23,8 @@ from tests.integration.worker.conftest import Drain, Setting
 from tests.support import driver, rows
 from tests.support.materials import EncoderFile, Material, png, zip_of
 from tests.support.queue import clear, messages
+from tests.unit.builders import save_torch
+from tests.unit.sslmem.encoders.test_producers import dino
 from worker.board import Board
 from worker.lease import Lease
 from worker.run import Runner
@@ -392,3 +395,31 @@ def test_check_that_waits_goes_before_the_next_chunk(
     with context.sessions.begin() as session:
         assert session.get_one(Encoder, encoder.id).state == "ready"
     assert [chunk.state for chunk in rows.chunks_of(context, audit.id)] == ["done", "queued", "queued"]
+
+
+# Encoders of one file
+
+
+def test_audit_reads_each_branch_as_its_check_did(
+    context: Context, setting: Setting, drain: Drain, material: Material, tmp_path: Path
+) -> None:
+    """Target and reference from one file: were the branch not heeded, both would be the teacher, and every score 0."""
+    path = save_torch(dino().content, tmp_path / "dino.pth")
+    none: dict[str, object] = {"architecture": None, "input_size": None, "mean": [], "std": []}
+    options = {"num_heads": 6}
+    teacher = driver.upload_encoder(context, EncoderFile(path), "teacher", **none)
+    student = driver.upload_encoder(context, EncoderFile(path), "student", **none, branch="student", options=options)
+    drain()
+    audit = setting.request(target_ids=[teacher.id], reference_ids=[student.id])
+    drain()
+    assert rows.audit_of(context, audit.id).state == "succeeded"
+    found = {row.sample: row.score for row in scores_of(context, audit.id)}
+    assert all(score for score in found.values())
+    target, reference = load_checkpoint(path), load_checkpoint(path, branch="student", options=options)
+    spec = ScoreSpec.model_validate(rows.audit_of(context, audit.id).spec)
+    with open_dataset(material.archive) as dataset:
+        samples = read_samples(dataset, sorted(material.paths))
+        wanted = [
+            row for batch in score([target], [reference], samples, spec, device=pick_device("cpu")) for row in batch
+        ]
+    assert found == {row.name: row.score for row in wanted}

@@ -279,7 +279,7 @@ def assert_refused(outcome: Outcome, *words: str) -> None:
     ("replaced", "words"),
     [
         ({"target": "none.pt"}, ["expected a checkpoint file", "none.pt", "checkpoint-unreadable"]),
-        ({"target": "."}, ["expected a checkpoint file"]),
+        ({"target": "."}, ["expected one file of weights, such as model.safetensors; found none"]),
         ({"architecture": "resnet19"}, ["'resnet19'", "architecture-unknown"]),
         ({"architecture": "resnet18"}, ["entries of resnet18 are missing", "state-dict-mismatch"]),
         ({"architecture": None}, ["expected its name", "architecture-unknown"]),

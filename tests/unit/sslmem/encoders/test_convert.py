@@ -1,5 +1,6 @@
 """Conversion of untrusted checkpoints to plain safetensors: what is read and what the refusals say."""
 
+import argparse
 import errno
 import gzip
 import json
@@ -61,7 +62,7 @@ def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize(("legacy", "container"), [(False, "torch zip"), (True, "torch legacy")])
 def test_tensors_of_every_kind_come_out_as_they_are(tmp_path: Path, container: str, *, legacy: bool) -> None:
     contents, tensors = convert(save_torch(STATE, tmp_path / "c", legacy=legacy))
-    assert contents == CheckpointContents(container=container, place="root", entries=len(STATE), not_tensors=[])
+    assert contents == CheckpointContents(container=container, places=[""], entries=len(STATE), left_out=[], facts={})
     assert_equal(tensors, STATE)
 
 
@@ -77,7 +78,7 @@ def test_safetensors_file_is_copied(tmp_path: Path) -> None:
 def test_state_dict_may_lie_under_its_key(tmp_path: Path, *, legacy: bool) -> None:
     content = {"state_dict": STATE, "epoch": 3, "a.weight": torch.ones(1)}
     contents, tensors = convert(save_torch(content, tmp_path / "c", legacy=legacy))
-    assert contents.place == "state_dict"
+    assert contents.places == ["state_dict"]
     assert_equal(tensors, STATE)
 
 
@@ -90,7 +91,7 @@ def test_entries_that_are_no_tensors_are_named_and_left_out(tmp_path: Path) -> N
     content: dict[object, object] = {"epoch": 7, "note\n": "x", "sub": {}, "z": np.float64(3), 5: STATE["c"]}
     content.update(STATE)
     contents, tensors = convert(save_torch(content, tmp_path / "c"))
-    assert contents.not_tensors == ["5", "epoch", "note?", "sub", "z"]
+    assert contents.left_out == ["5", "epoch", "note?", "sub", "z"]
     assert_equal(tensors, STATE)
 
 
@@ -136,9 +137,9 @@ def test_missing_file_is_refused(tmp_path: Path) -> None:
     assert "there is none at" in refusal(tmp_path / "none.pt")
 
 
-def test_folder_is_refused(tmp_path: Path) -> None:
+def test_folder_without_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    assert refusal(tmp_path / "folder").startswith("expected a checkpoint file")
+    assert "expected one file of weights, such as model.safetensors" in refusal(tmp_path / "folder")
 
 
 @pytest.mark.parametrize(
@@ -176,11 +177,41 @@ def test_message_calls_the_file_as_it_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_pickled_module_is_refused_with_what_to_save_instead(tmp_path: Path, *, legacy: bool) -> None:
-    path = save_torch(nn.Linear(2, 2), tmp_path / "c", legacy=legacy)
-    message = refusal(path)
-    assert "a pickled module or class" in message
-    assert "save encoder.state_dict() instead" in message
+def test_pickled_module_yields_its_tensors(tmp_path: Path, *, legacy: bool) -> None:
+    module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    module.register_buffer("table", torch.ones(3), persistent=False)
+    contents, tensors = convert(save_torch(module, tmp_path / "c", legacy=legacy))
+    assert contents.places == [""]
+    assert_equal(tensors, dict(module.state_dict()))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torchscript_yields_its_parameters(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).eval()
+    torch.jit.save(torch.jit.trace(module, torch.ones(1, 2)), tmp_path / "c")
+    contents, tensors = convert(tmp_path / "c")
+    assert contents.container == "torchscript"
+    assert_equal(tensors, dict(module.state_dict()))
+
+
+def test_several_state_dicts_come_out_each_under_its_key(tmp_path: Path) -> None:
+    content = {
+        "teacher": {"w": STATE["c"]},
+        "nested": {"deeper": {"w": STATE["b"]}},
+        "epoch": 1,
+        "opt": {"w": STATE["d"]},
+    }
+    contents, tensors = convert(save_torch(content, tmp_path / "c"))
+    assert contents.places == ["nested/deeper", "teacher"]
+    assert contents.left_out == ["epoch", "nested", "opt"]
+    assert_equal(tensors, {"teacher/w": STATE["c"], "nested/deeper/w": STATE["b"]})
+
+
+def test_what_the_file_says_of_its_training_is_shown_and_not_believed(tmp_path: Path) -> None:
+    args = argparse.Namespace(arch="vit_small", patch_size=16, device=torch.device("cpu"))
+    content = {"state_dict": STATE, "epoch": 3, "arch": "resnet\n50", "args": args}
+    contents, _ = convert(save_torch(content, tmp_path / "c"))
+    assert contents.facts == {"epoch": "3", "arch": "resnet?50", "args.arch": "vit_small", "args.patch_size": "16"}
 
 
 @pytest.mark.parametrize("content", [[1, 2], 3, "x", None, (torch.ones(1),), torch.ones(1)])
@@ -189,9 +220,8 @@ def test_object_that_is_no_mapping_is_refused(tmp_path: Path, content: object) -
 
 
 def test_mapping_without_tensors_is_refused_with_its_keys(tmp_path: Path) -> None:
-    content = {"teacher": STATE, "student": STATE, "epoch": 1}
-    message = refusal(save_torch(content, tmp_path / "c"))
-    assert "found a mapping with the keys epoch, student, teacher; save the state dict among them" in message
+    content = {"teacher": {"arch": "x"}, "epoch": 1}
+    assert "found a mapping with the keys epoch, teacher" in refusal(save_torch(content, tmp_path / "c"))
 
 
 def test_tensors_of_a_kind_that_is_not_read_are_refused_by_kind(tmp_path: Path) -> None:

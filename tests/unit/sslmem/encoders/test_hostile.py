@@ -5,6 +5,7 @@ import io
 import json
 import pickle
 import random
+import socket
 import struct
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 
-from sslmem.encoders import inert
+from sslmem.encoders import inert, reader
 from sslmem.encoders.convert import CheckpointContents, convert_checkpoint
 from sslmem.errors import CheckpointError, UnreadableCheckpoint, UnsafeCheckpoint
 from tests.unit.sslmem.encoders import pickles as p
@@ -29,14 +30,13 @@ SECONDS = 20  # what any of these files may take at most; most take a tenth of o
 
 # Reads many files in one process, limited as for one of them.
 DRIVER = """
-import importlib.util, json, sys
+import json, sys
 from pathlib import Path
-spec = importlib.util.spec_from_file_location("inert", sys.argv[1])
-inert = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(inert)
-inert.limit(100_000)
+sys.path.insert(0, str(Path(sys.argv[1]).resolve().parents[2]))
+from sslmem.encoders import reader
+reader.limit(100_000)
 for name in sys.argv[2:]:
-    print(json.dumps(inert.answer(Path(name), Path(name + ".out"))), flush=True)
+    print(json.dumps(reader.answer(Path(name), Path(name + ".out"))), flush=True)
 """
 
 
@@ -58,7 +58,7 @@ def read(path: Path) -> CheckpointContents | CheckpointError:
 
 def read_all(paths: Sequence[Path]) -> list[dict[str, Any]]:
     """The answers of the reader to many files; none may end the process."""
-    command = [sys.executable, "-I", "-c", DRIVER, inert.__file__, *map(str, paths)]
+    command = [sys.executable, "-I", "-c", DRIVER, reader.__file__, *map(str, paths)]
     run = subprocess.run(command, capture_output=True, check=False, timeout=60)
     assert (run.returncode, run.stderr) == (0, b"")
     answers = [json.loads(line) for line in run.stdout.splitlines()]
@@ -138,7 +138,7 @@ def test_no_program_beside_the_tensors_is_run(tmp_path: Path, canaries: dict[str
     answers = dict(zip(canaries, read_all(paths), strict=True))
     assert [kind for kind, canary in canaries.items() if canary.exists()] == []
     for kind, answer in answers.items():
-        assert answer.get("not_tensors") == ["x"] or answer.get("code") == "checkpoint-unreadable", kind
+        assert answer.get("left_out") == ["x"] or answer.get("code") == "checkpoint-unreadable", kind
     assert answers["os.system"]["entries"] == 1
 
 
@@ -191,7 +191,7 @@ def test_dotted_names_reach_nothing(tmp_path: Path, canary: Path, name: str) -> 
 def test_checked_tensor_cannot_be_changed_afterwards(tmp_path: Path, state: bytes) -> None:
     """Else it would reach beyond its storage, into the memory of the reader."""
     path = p.zip_file(tmp_path / "c", p.program(p.dict_of({"w": p.tensor() + state + p.BUILD})))
-    assert inert.answer(path, tmp_path / "out")["code"] == "checkpoint-unreadable"
+    assert reader.answer(path, tmp_path / "out")["code"] == "checkpoint-unreadable"
 
 
 @pytest.mark.parametrize("field", ["num_elements", "item_size", "key", "dtype"])
@@ -199,7 +199,7 @@ def test_storage_of_a_checked_tensor_cannot_be_changed_afterwards(tmp_path: Path
     memo = b"q\x01"
     tensor = p.tensor((1000,), of=p.storage(count=1000) + memo)
     body = p.dict_of({"w": tensor + b"h\x01" + p.dict_of({field: p.number(4)}) + p.BUILD + p.POP})
-    answer = inert.answer(p.zip_file(tmp_path / "c", p.program(body)), tmp_path / "out")
+    answer = reader.answer(p.zip_file(tmp_path / "c", p.program(body)), tmp_path / "out")
     assert answer["code"] == "checkpoint-unreadable"
     assert "the file is damaged" in answer["detail"]
 
@@ -244,7 +244,36 @@ def test_recorders_cannot_be_rewired(target: bytes, name: str) -> None:
 )
 def test_nonsense_where_tensors_stand_is_refused(tmp_path: Path, body: bytes) -> None:
     path = p.zip_file(tmp_path / "c", p.program(p.dict_of({"w": body})))
-    assert inert.answer(path, tmp_path / "out")["code"] == "checkpoint-unreadable"
+    assert reader.answer(path, tmp_path / "out")["code"] == "checkpoint-unreadable"
+
+
+# The network
+
+CONNECTS = """
+import socket, sys
+from pathlib import Path
+sys.path.insert(0, str(Path(sys.argv[1]).resolve().parents[2]))
+from sslmem.encoders import reader
+cut = sys.argv[3] == "cut" and reader.cut_network()
+try:
+    socket.create_connection(("127.0.0.1", int(sys.argv[2])), timeout=5)
+    print(cut, "reached")
+except OSError:
+    print(cut, "nothing")
+"""
+
+
+def test_reader_reaches_no_network_where_the_system_can_cut_it_off() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        cut, whole = (
+            subprocess.run(
+                [sys.executable, "-I", "-c", CONNECTS, reader.__file__, port, how], capture_output=True, check=True
+            ).stdout.split()
+            for how in ("cut", "whole")
+        )
+    assert whole == [b"False", b"reached"]
+    assert cut in ([b"True", b"nothing"], [b"False", b"reached"])
 
 
 # Memory and time
@@ -286,6 +315,32 @@ EXHAUSTING = {
 def test_program_that_would_exhaust_the_machine_is_refused(tmp_path: Path, kind: str) -> None:
     found = read(p.zip_file(tmp_path / "c", EXHAUSTING[kind]))
     assert isinstance(found, (UnreadableCheckpoint, UnsafeCheckpoint))
+
+
+def module(attributes: bytes) -> bytes:
+    """Pushes an object of an unknown class with a state."""
+    return p.named("unknown", "Module") + p.EMPTY_TUPLE + p.NEWOBJ + attributes + p.BUILD
+
+
+def test_modules_that_share_their_parts_without_end_are_refused(tmp_path: Path) -> None:
+    """Each holds the one before it twice: 2**60 paths."""
+    body = module(p.dict_of({"w": p.tensor()})) + b"q\x00"
+    for i in range(60):
+        body += p.POP + module(p.dict_of({"a": b"h" + bytes([i]), "b": b"h" + bytes([i])})) + b"q" + bytes([i + 1])
+    assert isinstance(read(p.zip_file(tmp_path / "c", p.program(body))), UnsafeCheckpoint)
+
+
+def test_module_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    body = p.named("unknown", "Module") + p.EMPTY_TUPLE + p.NEWOBJ + b"q\x00" + p.dict_of({"a": b"h\x00"}) + p.BUILD
+    assert isinstance(read(p.zip_file(tmp_path / "c", p.program(body))), UnsafeCheckpoint)
+
+
+def test_mappings_that_share_their_parts_without_end_are_refused(tmp_path: Path) -> None:
+    """Each of seven holds the one before it a hundred times: 10**14 paths."""
+    body = p.dict_of({"epoch": p.number(1)}) + b"q\x00"
+    for i in range(7):
+        body += p.POP + p.dict_of({f"k{j}": b"h" + bytes([i]) for j in range(100)}) + b"q" + bytes([i + 1])
+    assert isinstance(read(p.zip_file(tmp_path / "c", p.program(body))), UnsafeCheckpoint)
 
 
 @pytest.mark.parametrize("count", [2**28, 2**60])
@@ -402,3 +457,74 @@ def test_any_meaningful_program_is_refused_or_read(folder: Path, bodies: list[by
     for path, body in zip(paths, bodies, strict=True):
         p.zip_file(path, p.program(p.EMPTY_DICT + p.text("w") + p.tensor() + p.SETITEM + body))
     read_all(paths)
+
+
+# The limits of the subprocess
+
+TRIES = """
+import errno, os, resource, sys
+from pathlib import Path
+sys.path.insert(0, str(Path(sys.argv[1]).resolve().parents[2]))
+from sslmem.encoders import reader
+reader.limit(1000)
+try:
+    bytearray(3 * 2**30)
+    print("memory: all of it")
+except MemoryError:
+    print("memory: bounded")
+try:
+    files = [open(os.devnull) for _ in range(100)]
+    print("files: all of them")
+except OSError as error:
+    print("files: bounded" if error.errno == errno.EMFILE else error)
+    files = []
+import signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+try:
+    with open(sys.argv[2], "wb") as file:
+        for _ in range(200):
+            file.write(bytes(2**20))
+    print("writing: without end")
+except OSError as error:
+    print("writing: bounded" if error.errno == errno.EFBIG else error)
+for name in ("AS", "CPU", "FSIZE", "NOFILE", "CORE"):
+    soft, hard = resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))
+    print(name, soft == hard != resource.RLIM_INFINITY)
+"""
+
+
+def test_reader_is_bounded_in_memory_files_and_what_it_writes_and_cannot_lift_the_bounds(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-I", "-c", TRIES, reader.__file__, str(tmp_path / "file")], capture_output=True, check=True
+    )
+    assert run.stdout.decode().splitlines() == [
+        "memory: bounded", "files: bounded", "writing: bounded",
+        *(f"{name} True" for name in ("AS", "CPU", "FSIZE", "NOFILE", "CORE")),
+    ]  # fmt: skip
+
+
+def test_reader_that_does_not_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock on the wall besides the limit of processor time: a reader that waits uses none."""
+    monkeypatch.setattr("sslmem.encoders.convert.WALL_SECONDS", 0.01)
+    assert isinstance(read(p.zip_file(tmp_path / "c", p.program(p.dict_of({"w": p.tensor()})))), UnsafeCheckpoint)
+
+
+def persistent(canary: Path) -> dict[str, bytes]:
+    """What persistent ids can be made to name; a real unpickler would ask its owner what they mean."""
+    call = p.call(p.named("os", "system"), p.text(f"touch {canary}"))
+    return {
+        "PERSID": b"Pos.system\n" + p.tuple_of(p.text(f"touch {canary}")) + p.REDUCE,
+        "BINPERSID of a call": call + b"Q",
+        "BINPERSID of a module": p.tuple_of(p.text("module"), p.named("os", "system"), p.text("x"), p.text("y")) + b"Q"
+        + p.tuple_of(p.text(f"touch {canary}")) + p.REDUCE,
+        "BINPERSID of a storage of a call": p.tuple_of(p.text("storage"), call, p.text("0"), p.text("cpu"), p.number(4))
+        + b"Q",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", persistent(Path()))
+def test_persistent_ids_call_nothing(tmp_path: Path, kind: str) -> None:
+    canary = tmp_path / "canary"
+    body = p.EMPTY_DICT + p.text("w") + p.tensor() + p.SETITEM + p.text("x") + persistent(canary)[kind] + p.SETITEM
+    reader.answer(p.zip_file(tmp_path / "c", p.program(body)), tmp_path / "out")
+    assert not canary.exists()

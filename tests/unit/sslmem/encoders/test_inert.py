@@ -10,14 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sslmem.encoders import inert
+from sslmem.encoders import reader
 from tests.unit.sslmem.encoders import pickles as p
 
 UNREADABLE, UNSAFE = "checkpoint-unreadable", "checkpoint-unsafe"
 
 
 def answer(source: Path) -> dict[str, Any]:
-    return inert.answer(source, source.with_name("out"))
+    return reader.answer(source, source.with_name("out"))
 
 
 def refusal(source: Path, code: str = UNREADABLE) -> str:
@@ -212,12 +212,6 @@ def test_archive_with_one_program_twice_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("archive/data.pkl", good)
     assert "a zip archive with 2 entries data.pkl" in refusal(path)
-
-
-def test_torchscript_archive_is_refused(tmp_path: Path) -> None:
-    others = {"archive/constants.pkl": p.program(p.NONE), "archive/code/__torch__.py": b""}
-    path = p.zip_file(tmp_path / "c", p.program(p.dict_of({"w": p.tensor()})), others=others)
-    assert "a TorchScript archive" in refusal(path)
 
 
 @pytest.mark.parametrize(("order", "read"), [(b"little", True), (b"little\n", True), (b"big", False), (b"", False)])

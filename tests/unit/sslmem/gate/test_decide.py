@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sslmem.gate.case import Case
+from sslmem.gate.case import Case, EncoderUsed, ValidityCheck
 from sslmem.gate.decide import INCONCLUSIVE, PASSED, VIOLATED, Decision, decide
 from sslmem.policy import Policy
 from tests.unit.cases import (
@@ -366,3 +366,37 @@ def test_doubts_about_the_baseline_are_doubts() -> None:
     decision = decide(a_case(), policy, TODAY, {"last.json": before})
     assert decision.verdict == "inconclusive"
     assert "the baseline last.json: 9 of 800 samples were skipped" in decision.headline
+
+
+# Suspect encoders
+
+
+def suspect(part: str = "target", **changes: Any) -> Case:  # noqa: ANN401
+    read = {
+        "part": part, "file": FILE, "architecture": "resnet18", "input_size": 32, "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5), "suspicions": ["it was never trained"],
+    }  # fmt: skip
+    return a_case(encoders=[EncoderUsed.model_validate(read)], **changes)
+
+
+@pytest.mark.parametrize("part", ["target", "reference"])
+@pytest.mark.parametrize("checks", [[], ["roles-apart"], "all"])
+def test_suspect_encoder_never_passes_whatever_the_policy_asks_for(part: str, checks: object) -> None:
+    assert decided(a_case(), checks=checks).verdict == "passed"
+    decision = decided(suspect(part), checks=checks)
+    assert (decision.verdict, decision.status) == ("inconclusive", INCONCLUSIVE)
+    assert decision.doubts == [f"a {part} is suspect: it was never trained"]
+
+
+def test_suspicion_that_a_check_names_is_said_once() -> None:
+    detail = "expected trained encoders; found a target is suspect: it was never trained"
+    check = ValidityCheck(id="encoders-plausible", status="failed", detail=detail)
+    decision = decided(suspect(checks=[check]), checks="all")
+    assert decision.doubts == [f"encoders-plausible is failed: {detail}"]
+
+
+def test_baseline_of_a_suspect_encoder_bears_no_verdict() -> None:
+    rule = a_rule(baseline="before.json")
+    decision = decide(a_case(), a_policy(rules=[rule]), TODAY, {"before.json": suspect()})
+    assert decision.verdict == "inconclusive"
+    assert "the baseline before.json: a target is suspect: it was never trained" in decision.doubts

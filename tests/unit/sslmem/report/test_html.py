@@ -76,6 +76,14 @@ ROWS = [
 ]
 
 
+def test_report_begins_with_what_speaks_against_the_encoders() -> None:
+    summary = summarize(ROWS, ScoreSpec(input_size=32), target_digests=["sha256:t"], reference_digests=["sha256:r"])
+    text = render_report(summary, None, title="Audit of x", suspicions=["a target is suspect: <b>it was never trained"])
+    said = "Suspect: a target is suspect: &lt;b&gt;it was never trained. The scores below may say nothing."
+    assert text.index(said) < text.index("Scores by role")
+    assert "Suspect" not in report(ROWS)
+
+
 def test_report_needs_nothing_else() -> None:
     page = Page(report(ROWS))
     for tag, attributes in page.tags:
