@@ -13,7 +13,7 @@ from service import audits
 from service.context import Context
 from service.embedded.process import free_port
 from service.settings import Settings
-from service.workers import beat
+from service.workers import beat, beat_of_sweeper
 from tests.integration.cli.conftest import Run
 from tests.support import rows
 from tests.support.driver import working
@@ -128,12 +128,13 @@ def test_workers_and_what_waits_for_them_are_listed(sslmem: Run, context: Contex
     rows.request_audit(context)
     with context.sessions.begin() as session:
         beat(session, "host:1", "cpu")
+        beat_of_sweeper(session, "host:2")
     assert "host:1" in sslmem("workers").out
     rows.request_audit(context, 16, worker_queue="gpu")
     default, gpu = sslmem("queues").out.splitlines()
-    assert default == "default: 1 alive; waiting: 3 chunks of 1 audits, 0 checks; running: 0 chunks"
+    assert default == "default: 1 alive; waiting: 3 chunks of 1 audits, 0 checks; running: 0 chunks, 0 checks"
     assert gpu == (
-        "gpu: 0 alive; waiting: 1 chunks of 1 audits, 0 checks; running: 0 chunks; "
+        "gpu: 0 alive; waiting: 1 chunks of 1 audits, 0 checks; running: 0 chunks, 0 checks; "
         "no GPU worker has connected in the last week; start one with python -m worker"
     )
 
