@@ -31,11 +31,6 @@ def beat(
     session.execute(delete(Worker).where(Worker.last_seen_at < func.clock_timestamp() - seconds(FORGET_SECONDS)))
 
 
-def leave(session: Session, worker_id: str) -> None:
-    """Notes that a worker takes no more work."""
-    session.execute(delete(Worker).where(Worker.id == worker_id))
-
-
 def beat_of_sweeper(session: Session, sweeper_id: str, *, broker_answers: bool = True) -> None:
     """Notes that a sweeper is about to look for lost work, and whether the broker answers it."""
     now = func.clock_timestamp()

@@ -19,7 +19,7 @@ from service.context import Context
 from service.logs import set_up_logging
 from service.queue import CHECK_DATASET, CHECK_ENCODER, FINALISE_AUDIT, SCORE_CHUNK, list_name
 from service.settings import get_settings
-from service.workers import HEARTBEAT_SECONDS, beat, leave
+from service.workers import HEARTBEAT_SECONDS, beat
 from worker.board import TASK, Board, Work
 from worker.device import Device, find_device
 from worker.keeper import Keeper
@@ -104,11 +104,6 @@ def _keep_beating(context: Context, name: str, device: Device, board: Board, sto
         except Exception:
             logger.exception("the sign of life was not written; trying again")
         stop.wait(HEARTBEAT_SECONDS)
-    try:
-        with context.sessions.begin() as session:
-            leave(session, name)
-    except Exception:
-        logger.exception("that the worker leaves was not written; it counts as alive for a while")
 
 
 def die_with_parent() -> None:

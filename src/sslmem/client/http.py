@@ -20,7 +20,6 @@ Json = dict[str, Any]
 Advance = Callable[[int], None]
 BLOCK = 2**20
 WAIT_SECONDS = 20
-AWAY = (502, 503, 504)  # the service itself, or a proxy before it: it cannot work now
 # How long a service that is awaited may be away, and how often it is asked meanwhile.
 PATIENCE_SECONDS = 60.0
 PAUSE_SECONDS = 1.0
@@ -76,7 +75,7 @@ class Client:
             RequestRefused: the answer is an error; the message is the service's.
         """
         response = self._send(method, path, **options)
-        if response.status_code in AWAY:
+        if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
             raise ServiceUnreachable(_refusal(response))
         if response.is_error:
             raise RequestRefused(_refusal(response))

@@ -84,5 +84,6 @@ def test_health_tells_what_is_away(stranded: TestClient) -> None:
         "status": "degraded",
         "database": False,
         "broker": False,
+        "sweeper": False,
         "version": "",
     }
