@@ -11,6 +11,20 @@ from models.base import Base, Id, Job, Now, Time, one_of
 INTAKE_STATES = ("received", "checking", "ready", "refused")
 
 
+# What makes a registration the same as an earlier one.
+REGISTRATION = (
+    "artifact_digest",
+    "name",
+    "given_architecture",
+    "given_input_size",
+    "mean",
+    "std",
+    "method",
+    "branch",
+    "options",
+)
+
+
 class Encoder(Job, Base):
     """One checkpoint with its architecture and preprocessing.
 
@@ -35,15 +49,7 @@ class Encoder(Job, Base):
     __table_args__ = (
         one_of("state", INTAKE_STATES),
         UniqueConstraint(
-            "artifact_digest",
-            "name",
-            "given_architecture",
-            "given_input_size",
-            "mean",
-            "std",
-            "method",
-            "branch",
-            "options",
+            *REGISTRATION,
             name="uq_encoders_registration",
             postgresql_nulls_not_distinct=True,
         ),

@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
 from models.dataset import Dataset, DatasetSample
-from models.encoder import Encoder
+from models.encoder import REGISTRATION, Encoder
 from service import jobs, usage
 from service.artifacts import ArtifactStore, IncomingArtifact
 from service.cursors import decode_cursor, encode_cursor
@@ -32,17 +32,7 @@ _NOT_FOUND: dict[IntakeModel, type[ServiceError]] = {
 # Failures of the service, after which the same registration is checked again.
 NOT_ITS_FAULT = ("worker-lost", "worker-stalled", "internal-error", "deadline-passed")
 SAME = {
-    Encoder: (
-        "artifact_digest",
-        "name",
-        "given_architecture",
-        "given_input_size",
-        "mean",
-        "std",
-        "method",
-        "branch",
-        "options",
-    ),
+    Encoder: REGISTRATION,
     Dataset: ("artifact_digest", "name"),
 }
 

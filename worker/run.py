@@ -261,29 +261,34 @@ class Runner:
         device, batch_size = pick_device(self._settings.device), self._settings.batch_size
         scorer = Scorer(targets, references, plan.spec, device=device, batch_size=batch_size)
         dataset = self._open(plan.dataset_digest)
-        for encoder in (*targets, *references):
+        encoders = (*targets, *references)
+        for encoder in encoders:
             # Before the first batch is done there may be minutes of checking precisions, and of many views.
             encoder.on_forward = lambda: lease.advance(len(scores))
-        for batch in scorer.score(read_samples(dataset, [path for path, _ in plan.entries])):
-            scores += [
-                RecordedScore(
-                    sample=s.name,
-                    sample_key=s.key,
-                    role=roles[s.name],
-                    score=s.score,
-                    score_bounded=s.score_bounded,
-                    standard_error=s.standard_error,
-                    alignment_target=s.alignment_target,
-                    alignment_reference=s.alignment_reference,
-                    skipped=s.skipped,
-                    alignment_targets=s.alignment_targets,
-                    alignment_references=s.alignment_references,
-                    reference_spread=s.reference_spread,
-                    num_views=s.num_views,
-                )
-                for s in batch
-            ]
-            lease.advance(len(scores))
+        try:
+            for batch in scorer.score(read_samples(dataset, [path for path, _ in plan.entries])):
+                scores += [
+                    RecordedScore(
+                        sample=s.name,
+                        sample_key=s.key,
+                        role=roles[s.name],
+                        score=s.score,
+                        score_bounded=s.score_bounded,
+                        standard_error=s.standard_error,
+                        alignment_target=s.alignment_target,
+                        alignment_reference=s.alignment_reference,
+                        skipped=s.skipped,
+                        alignment_targets=s.alignment_targets,
+                        alignment_references=s.alignment_references,
+                        reference_spread=s.reference_spread,
+                        num_views=s.num_views,
+                    )
+                    for s in batch
+                ]
+                lease.advance(len(scores))
+        finally:  # encoders are kept for the next chunk, these scores are not
+            for encoder in encoders:
+                encoder.on_forward = None
         lease.conditions = scorer.conditions
         return scores
 
