@@ -114,17 +114,22 @@ def test_chunk_of_a_killed_process_is_taken_up_again_long_before_its_lease_runs_
 
 
 def test_process_that_is_frozen_while_it_is_at_nothing_is_replaced_when_work_comes(
-    context: Context, setting: Setting, worker: Worker
+    context: Context, setting: Setting, tmp_path: Path
 ) -> None:
-    first = setting.request(spec={"seed": 1})
-    eventually(lambda: rows.audit_of(context, first.id).state == "succeeded")
-    child = child_of(worker)
-    child.send_signal(signal.SIGSTOP)
-    second = setting.request(spec={"seed": 2})
-    eventually(lambda: gone(child))
-    with context.sessions.begin() as session:  # the message went with the process; the sweeper sends another
-        sweep(session, context.queue, rows.with_settings(context, resend_seconds=1e-6))
-    eventually(lambda: rows.audit_of(context, second.id).state == "succeeded")
+    # Long enough for torch to be loaded on a busy machine, which is no sign of life.
+    worker = Worker(context.settings, tmp_path / "worker.log", SSLMEM_STALL_SECONDS="20")
+    try:
+        first = setting.request(spec={"seed": 1})
+        eventually(lambda: rows.audit_of(context, first.id).state == "succeeded", 120)
+        child = child_of(worker)
+        child.send_signal(signal.SIGSTOP)
+        second = setting.request(spec={"seed": 2})
+        eventually(lambda: gone(child), 120)
+        with context.sessions.begin() as session:  # the message went with the process; the sweeper sends another
+            sweep(session, context.queue, rows.with_settings(context, resend_seconds=1e-6))
+        eventually(lambda: rows.audit_of(context, second.id).state == "succeeded", 120)
+    finally:
+        worker.ensure_stopped()
 
 
 def test_worker_says_what_it_is_at(context: Context, setting: Setting, patient: Worker) -> None:
